@@ -1,1 +1,31 @@
-//! naru-sys
+//! The kernel, safely: the system calls that rustix lacks, each behind a function that no caller can misuse.
+//!
+//! This is the only crate with `unsafe`. What rustix offers is used from rustix directly; nothing is wrapped twice.
+//!
+//! - [`process`]: clone3 and fork of a single-threaded process, exec, signals, wait
+//! - [`mount`]: mount_setattr
+//! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
+//! - [`memory`]: give memory back, which the per-container monitor needs to stay small
+//! - [`net`]: the loopback interface of a fresh network namespace
+
+#![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]
+
+pub mod bpf;
+pub mod memory;
+pub mod mount;
+pub mod net;
+pub mod process;
+pub mod seccomp;
+
+use rustix::io::Errno;
+
+/// The result of a raw libc call: -1 means errno.
+pub(crate) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result == -1 { Err(last_errno()) } else { Ok(result) }
+}
+
+/// The errno of the libc call just made.
+pub(crate) fn last_errno() -> Errno {
+    let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    Errno::from_raw_os_error(code)
+}
