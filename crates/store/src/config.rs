@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// The largest config or manifest that is read: real ones have some 10 KiB.
 pub const MAX_METADATA: u64 = 4 << 20;
 
-/// The most layers of an image: overlayfs takes 500 lower directories.
-pub const MAX_LAYERS: usize = 500;
+/// The most layers of an image: overlayfs takes 500 lower directories, one of them holds the mount points.
+pub const MAX_LAYERS: usize = 499;
 
 /// The config of an image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -59,12 +59,12 @@ pub struct ImageConfig {
     pub container: String,
     /// The bytes as they came; empty for a config made here that has no bytes yet.
     #[serde(skip)]
-    raw: Raw,
+    pub(crate) raw: Raw,
 }
 
 /// The bytes of a config; two configs are compared by their fields.
 #[derive(Clone, Default)]
-struct Raw(Arc<[u8]>);
+pub(crate) struct Raw(Arc<[u8]>);
 
 impl PartialEq for Raw {
     fn eq(&self, _: &Self) -> bool {
@@ -222,7 +222,10 @@ impl ImageConfig {
             return Err(Error::invalid(what, format!("rootfs type {:?} is not known", config.rootfs.kind)));
         }
         if config.rootfs.diff_ids.len() > MAX_LAYERS {
-            return Err(Error::TooLarge { what: format!("image with {} layers", config.rootfs.diff_ids.len()), limit: format!("{MAX_LAYERS} layers") });
+            return Err(Error::TooLarge {
+                what: format!("image with {} layers", config.rootfs.diff_ids.len()),
+                limit: format!("{MAX_LAYERS} layers"),
+            });
         }
         config.raw = Raw(bytes.into());
         Ok(config)
@@ -305,7 +308,9 @@ mod tests {
     fn refused() {
         let many = format!(r#"{{"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#, vec![format!("\"{}\"", Digest::of(b"x")); 501].join(","));
         let deep = "[".repeat(200_000);
-        for text in ["", "null", "[]", "{", "1", r#"{"rootfs":{"type":"zfs"}}"#, r#"{"rootfs":{"diff_ids":["../x"]}}"#, "{}{}", &many, &deep] {
+        for text in
+            ["", "null", "[]", "{", "1", r#"{"rootfs":{"type":"zfs"}}"#, r#"{"rootfs":{"diff_ids":["../x"]}}"#, "{}{}", &many, &deep]
+        {
             assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{}", &text[..text.len().min(60)]);
         }
     }

@@ -1,9 +1,61 @@
-//! Images, layers and containers' file systems.
+//! Images, layers and containers' file systems, content-addressed, under one directory:
+//!
+//! ```text
+//! store.db                     images, layers, references (SQLite)
+//! lock                         held while a store is open
+//! blobs/sha256/<hex>[.zst]     manifests, configs, layers as they travel; plain layers are kept compressed
+//! layers/<diff id>/            layers unpacked once, shared by all images, never written again
+//! init/<image id>/             mount points that the image lacks
+//! containers/<id>/image        a symbolic link whose text is the image's id
+//! containers/<id>/upper, work  overlay: what the container wrote
+//! containers/<id>/root         vfs: a full copy
+//! staging/<random>/            what an ingest has not finished
+//! trash/<random>/              what is being deleted
+//! ```
+//!
+//! Everything arrives in `staging`, is synced, renamed into place and only then recorded; what is deleted is first
+//! renamed into `trash`. So a crash at any point leaves files without a record at most, and [`Store::open`] removes them.
+//! The image's id is the digest of its config. A container pins its image: one that is removed by force stays, hidden,
+//! until its last container goes. Making a container's file system costs no sync and no database write.
+//!
+//! Deliberately absent: the network (a registry client feeds [`Ingest`]), and any knowledge of containers beyond their
+//! id and image.
+
 #![warn(missing_docs)]
+
+mod apply;
+pub mod archive;
+mod blobs;
+mod commit;
 mod config;
+mod copy;
+mod diff;
 mod error;
+mod images;
+mod index;
+mod ingest;
+mod layered;
+mod limits;
+mod load;
+mod manifest;
+mod pack;
 mod patch;
+mod root;
+mod save;
+mod snapshot;
+mod store;
+mod stream;
 pub mod tar;
-pub use config::{HistoryEntry, Healthcheck, ImageConfig, RootFs, RunConfig};
+
+pub use commit::{CommitOptions, ImportOptions};
+pub use config::{Healthcheck, HistoryEntry, ImageConfig, MAX_LAYERS, RootFs, RunConfig};
+pub use diff::{Change, ChangeKind};
 pub use error::{Error, Result};
+pub use images::{DiskUsage, History, Image, ImageUser, PruneOptions, RemoveOptions, Removed};
+pub use index::LayerBlob;
+pub use ingest::{Expected, Ingest, Progress};
+pub use limits::Limits;
+pub use load::Loaded;
 pub use patch::ConfigPatch;
+pub use snapshot::SnapshotSize;
+pub use store::{Driver, Store, StoreConfig};

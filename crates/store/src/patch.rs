@@ -361,7 +361,8 @@ mod tests {
     use super::*;
 
     fn applied(changes: &[&str]) -> RunConfig {
-        let mut config = RunConfig { env: vec!["PATH=/bin".into()], cmd: Some(vec!["old".into()]), working_dir: "/srv".into(), ..Default::default() };
+        let mut config =
+            RunConfig { env: vec!["PATH=/bin".into()], cmd: Some(vec!["old".into()]), working_dir: "/srv".into(), ..Default::default() };
         ConfigPatch::parse(changes).unwrap().apply(&mut config).unwrap();
         config
     }
@@ -418,8 +419,21 @@ mod tests {
 
     #[test]
     fn refused() {
-        for line in ["FROM x", "RUN x", "ENV A", "ENV =b", "EXPOSE 0", "EXPOSE 99999", "EXPOSE 1/x", "HEALTHCHECK CMD", "HEALTHCHECK --x=1 CMD a",
-            "ONBUILD FROM a", "USER", "STOPSIGNAL SIGNONE", "HEALTHCHECK --interval=1us CMD a"] {
+        for line in [
+            "FROM x",
+            "RUN x",
+            "ENV A",
+            "ENV =b",
+            "EXPOSE 0",
+            "EXPOSE 99999",
+            "EXPOSE 1/x",
+            "HEALTHCHECK CMD",
+            "HEALTHCHECK --x=1 CMD a",
+            "ONBUILD FROM a",
+            "USER",
+            "STOPSIGNAL SIGNONE",
+            "HEALTHCHECK --interval=1us CMD a",
+        ] {
             let result = ConfigPatch::parse(&[line]).and_then(|p| p.apply(&mut RunConfig::default()));
             assert!(result.is_err(), "{line}");
         }

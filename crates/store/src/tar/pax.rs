@@ -136,7 +136,10 @@ pub(super) fn extents(numbers: &[u64], size: u64, data: u64) -> Result<Vec<Exten
 
 /// The map of version 1.0 at the start of the data: numbers in lines, filled up to a block.
 /// `line` yields the next line of at most 20 digits.
-pub(super) fn map_of_lines(mut line: impl FnMut() -> Result<u64, crate::Error>, refuse: impl Fn(&str) -> crate::Error) -> Result<Vec<u64>, crate::Error> {
+pub(super) fn map_of_lines(
+    mut line: impl FnMut() -> Result<u64, crate::Error>,
+    refuse: impl Fn(&str) -> crate::Error,
+) -> Result<Vec<u64>, crate::Error> {
     let count = line()?;
     if count > MAX_EXTENTS as u64 {
         return Err(refuse("sparse map has too many parts"));
@@ -200,7 +203,9 @@ mod tests {
         assert_eq!(records.path.unwrap(), b"a/b");
         assert_eq!(records.mtime, Some((1, 250_000_000)));
         assert_eq!(records.xattrs, [(b"a".to_vec(), b"b".to_vec())]);
-        for bad in [&b"4 a=\n"[..], b"99 path=a\n", b"x path=a\n", b"12 path=a/b ", b"7 path\n\n", b"11 path=a\0\n", b"10 size=-1\n", b"0 \n"] {
+        for bad in
+            [&b"4 a=\n"[..], b"99 path=a\n", b"x path=a\n", b"12 path=a/b ", b"7 path\n\n", b"11 path=a\0\n", b"10 size=-1\n", b"0 \n"]
+        {
             assert!(Records::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }
@@ -215,7 +220,8 @@ mod tests {
     #[test]
     fn maps() {
         assert!(extents(&[0, 5, 10, 5], 20, 10).is_ok());
-        for (map, size, data) in [(&[0, 5, 4, 1][..], 20, 6), (&[0, 30], 20, 30), (&[0, 5], 20, 6), (&[u64::MAX, 1], 20, 1), (&[0], 20, 0)] {
+        for (map, size, data) in [(&[0, 5, 4, 1][..], 20, 6), (&[0, 30], 20, 30), (&[0, 5], 20, 6), (&[u64::MAX, 1], 20, 1), (&[0], 20, 0)]
+        {
             assert!(extents(map, size, data).is_err(), "{map:?}");
         }
     }

@@ -47,8 +47,19 @@ fn entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
     let owner = prop_oneof![0i64..3_000_000, 0i64..4_294_967_295];
     let time = prop_oneof![-5_000_000_000i64..50_000_000_000];
     let xattrs = prop::collection::vec(("user\\.[a-z]{1,9}", prop::collection::vec(any::<u8>(), 0..200)), 0..3);
-    (name(), 0u8..7, 0u32..0o10000, owner.clone(), owner, time, 0u32..1_000_000_000, name(), prop::collection::vec(any::<u8>(), 0..2000), xattrs).prop_map(
-        |(path, kind, mode, uid, gid, mtime, mtime_nanos, link, data, xattrs)| {
+    (
+        name(),
+        0u8..7,
+        0u32..0o10000,
+        owner.clone(),
+        owner,
+        time,
+        0u32..1_000_000_000,
+        name(),
+        prop::collection::vec(any::<u8>(), 0..2000),
+        xattrs,
+    )
+        .prop_map(|(path, kind, mode, uid, gid, mtime, mtime_nanos, link, data, xattrs)| {
             let kind = [Kind::File, Kind::Link, Kind::Symlink, Kind::Char, Kind::Block, Kind::Dir, Kind::Fifo][usize::from(kind)];
             let data = if kind == Kind::File { data } else { Vec::new() };
             let link = if matches!(kind, Kind::Link | Kind::Symlink) { link } else { Vec::new() };
@@ -59,10 +70,10 @@ fn entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
                     seen.push((key.into_bytes(), value));
                 }
             }
-            let entry = Entry { uid, gid, mtime, mtime_nanos, size: data.len() as u64, link, device, xattrs: seen, ..Entry::new(path, kind, mode) };
+            let entry =
+                Entry { uid, gid, mtime, mtime_nanos, size: data.len() as u64, link, device, xattrs: seen, ..Entry::new(path, kind, mode) };
             (entry, data)
-        },
-    )
+        })
 }
 
 proptest! {
@@ -142,7 +153,12 @@ fn gnu(block: &mut [u8; BLOCK]) {
 #[test]
 fn gnu_long_names() {
     let long = [b'n'; 300];
-    let bytes = [raw_header(b"././@LongLink", b'L', 301, gnu).to_vec(), padded(&[&long[..], b"\0"].concat()), raw_header(b"short", b'0', 0, gnu).to_vec()].concat();
+    let bytes = [
+        raw_header(b"././@LongLink", b'L', 301, gnu).to_vec(),
+        padded(&[&long[..], b"\0"].concat()),
+        raw_header(b"short", b'0', 0, gnu).to_vec(),
+    ]
+    .concat();
     let entries = read_all(&bytes).unwrap();
     assert_eq!(entries[0].0.path, long);
 }
@@ -166,7 +182,8 @@ fn sparse_formats() {
         [raw_header(b"pax", b'x', data.len() as u64, |_| {}).to_vec(), padded(&data)].concat()
     };
     let v01 = pax(&[("GNU.sparse.size", "8192"), ("GNU.sparse.map", "4096,3"), ("GNU.sparse.name", "s")]);
-    let v00 = pax(&[("GNU.sparse.size", "8192"), ("GNU.sparse.numblocks", "1"), ("GNU.sparse.offset", "4096"), ("GNU.sparse.numbytes", "3")]);
+    let v00 =
+        pax(&[("GNU.sparse.size", "8192"), ("GNU.sparse.numblocks", "1"), ("GNU.sparse.offset", "4096"), ("GNU.sparse.numbytes", "3")]);
     let v10 = pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "s"), ("GNU.sparse.realsize", "8192")]);
     let plain = raw_header(b"s", b'0', 3, |_| {});
     for (what, bytes) in [
@@ -177,7 +194,11 @@ fn sparse_formats() {
     ] {
         let entries = read_all(&bytes).expect(what);
         let (entry, data) = &entries[0];
-        assert_eq!((entry.path.as_slice(), entry.size, &entry.sparse, data.as_slice()), (&b"s"[..], 8192, &Some(extents.clone()), &b"abc"[..]), "{what}");
+        assert_eq!(
+            (entry.path.as_slice(), entry.size, &entry.sparse, data.as_slice()),
+            (&b"s"[..], 8192, &Some(extents.clone()), &b"abc"[..]),
+            "{what}"
+        );
     }
 }
 
@@ -209,7 +230,19 @@ fn refused() {
         ("negative size", raw_header(b"f", b'0', 0, |b| b[124..136].fill(0xff)).to_vec()),
         ("huge extended header", raw_header(b"f", b'x', 2 << 20, |_| {}).to_vec()),
         ("extended header at the end", [&raw_header(b"f", b'x', 11, |_| {})[..], &padded(b"11 path=ab\n")].concat()),
-        ("sparse beyond its size", [&raw_header(b"s", b'S', 3, |b| { gnu(b); b[386..398].copy_from_slice(b"00000010000\0"); b[398..410].copy_from_slice(b"00000000003\0"); b[483..495].copy_from_slice(b"00000000010\0"); })[..], &padded(b"abc")].concat()),
+        (
+            "sparse beyond its size",
+            [
+                &raw_header(b"s", b'S', 3, |b| {
+                    gnu(b);
+                    b[386..398].copy_from_slice(b"00000010000\0");
+                    b[398..410].copy_from_slice(b"00000000003\0");
+                    b[483..495].copy_from_slice(b"00000000010\0");
+                })[..],
+                &padded(b"abc"),
+            ]
+            .concat(),
+        ),
     ] {
         assert!(read_all(&bytes).is_err(), "{what}");
     }

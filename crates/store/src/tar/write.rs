@@ -118,7 +118,10 @@ fn split_name(path: &[u8]) -> Option<(&[u8], &[u8])> {
         return Some((b"", path));
     }
     // The last slash but one at most 155 bytes in; a trailing slash belongs to the name.
-    (1..path.len().min(156)).rev().find(|at| path[*at] == b'/' && path.len() - at - 1 <= 100 && at + 1 < path.len()).map(|at| (&path[..at], &path[at + 1..]))
+    (1..path.len().min(156))
+        .rev()
+        .find(|at| path[*at] == b'/' && path.len() - at - 1 <= 100 && at + 1 < path.len())
+        .map(|at| (&path[..at], &path[at + 1..]))
 }
 
 fn fits(value: i64, octal_digits: u32) -> bool {

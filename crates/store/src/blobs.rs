@@ -1,0 +1,51 @@
+//! Blobs: files named by the digest of their content. A layer that came as a plain tar is stored compressed; reading
+//! gives the plain bytes again, so that `save` and a push send exactly what came.
+
+use crate::config::MAX_METADATA;
+use crate::error::{At, Error, Result};
+use crate::store::Store;
+use naru_types::Digest;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+impl Store {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub(crate) fn packed_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(format!("{}.zst", digest.hex()))
+    }
+
+    /// True when the blob is here.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blob_path(digest).exists() || self.packed_path(digest).exists()
+    }
+
+    /// The content of a blob: a manifest, a config or a layer as it travels.
+    pub fn blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>> {
+        match File::open(self.blob_path(digest)) {
+            Ok(file) => return Ok(Box::new(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).at("open blob", digest),
+        }
+        let file = File::open(self.packed_path(digest)).at("open blob", digest)?;
+        let decoder = zstd::stream::read::Decoder::new(file).at("open blob", digest)?;
+        Ok(Box::new(decoder))
+    }
+
+    /// A manifest or config, whole; its digest is checked.
+    pub fn read_metadata(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.blob(digest)?.take(MAX_METADATA + 1).read_to_end(&mut bytes).at("read blob", digest)?;
+        if bytes.len() as u64 > MAX_METADATA {
+            return Err(Error::TooLarge { what: format!("blob {digest}"), limit: "4 MiB".into() });
+        }
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            return Err(Error::DigestMismatch { what: "blob".into(), expected: digest.clone(), found });
+        }
+        Ok(bytes)
+    }
+}

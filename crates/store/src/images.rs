@@ -1,0 +1,428 @@
+//! Questions about images and their names, removal, and the collection of what nothing uses any more.
+
+use crate::config::{HistoryEntry, ImageConfig};
+use crate::error::{Error, Result};
+use crate::index::{Index, LayerBlob, StoredImage, Write};
+use crate::store::Store;
+use jiff::Timestamp;
+use naru_types::{ContainerId, Digest, ImageRef, Platform};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// An image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of the config.
+    pub id: Digest,
+    /// Its config; `config.raw()` are the bytes as they came.
+    pub config: Arc<ImageConfig>,
+    /// Names with tags.
+    pub tags: Vec<ImageRef>,
+    /// Names with digests.
+    pub digests: Vec<ImageRef>,
+    /// Size of all layers, unpacked.
+    pub size: u64,
+    /// When it was made, as its config says.
+    pub created: Option<Timestamp>,
+    /// Diff ids, lowest layer first.
+    pub layers: Vec<Digest>,
+    /// When it was last given a name here.
+    pub last_tagged: Option<Timestamp>,
+    /// The image it was committed from.
+    pub parent: Option<Digest>,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Media type of its manifest.
+    pub manifest_type: String,
+    /// The layers as its manifest names them.
+    pub blobs: Vec<LayerBlob>,
+}
+
+/// One line of an image's history.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// The step.
+    pub entry: HistoryEntry,
+    /// Size of the layer it made, 0 for none.
+    pub size: u64,
+    /// The image, on the newest step.
+    pub id: Option<Digest>,
+    /// Names of that image.
+    pub tags: Vec<ImageRef>,
+}
+
+/// A container that uses an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageUser {
+    /// The container.
+    pub id: ContainerId,
+    /// True while it runs.
+    pub running: bool,
+}
+
+/// How to remove an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RemoveOptions {
+    /// Also when it has several names or a stopped container uses it.
+    pub force: bool,
+    /// Also remove parents without names (those of commits).
+    pub prune: bool,
+}
+
+/// What a removal did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// The name is gone.
+    Untagged(ImageRef),
+    /// The image is gone.
+    Deleted(Digest),
+}
+
+/// Which images a prune takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Only images without a tag.
+    pub dangling_only: bool,
+}
+
+/// What the store occupies, by unpacked sizes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// All layers, each once.
+    pub layers: u64,
+    /// The layers of images no container uses.
+    pub reclaimable: u64,
+    /// Number of images.
+    pub images: usize,
+    /// Number of images that containers use.
+    pub active: usize,
+}
+
+impl Index {
+    fn image(&self, id: &Digest, stored: &StoredImage) -> Image {
+        Image {
+            id: id.clone(),
+            tags: self.tags_of(id).cloned().collect(),
+            digests: self.digests_of(id).cloned().collect(),
+            size: stored.record.size,
+            created: stored.config.created.as_deref().and_then(|text| text.parse().ok()),
+            layers: stored.config.rootfs.diff_ids.clone(),
+            last_tagged: stored.record.last_tagged,
+            parent: stored.record.parent.clone(),
+            manifest: stored.record.manifest.clone(),
+            manifest_type: stored.record.manifest_type.clone(),
+            blobs: stored.record.layers.clone(),
+            config: stored.config.clone(),
+        }
+    }
+
+    /// The image a name or id means.
+    fn resolve(&self, query: &str) -> Result<Digest> {
+        let absent = || Error::NoSuchImage { query: query.to_owned() };
+        let visible = |id: &Digest| self.images.get(id).is_some_and(|image| !image.record.hidden);
+        if let Ok(id) = query.parse::<Digest>() {
+            return if visible(&id) { Ok(id) } else { Err(absent()) };
+        }
+        if let Ok(reference) = ImageRef::parse(query) {
+            let found = match &reference.digest {
+                Some(_) => self.digests.get(&ImageRef { tag: None, ..reference }),
+                None => self.tags.get(&reference.tagged()),
+            };
+            if let Some(id) = found.filter(|id| visible(id)) {
+                return Ok(id.clone());
+            }
+        }
+        let Some(prefix) = id_prefix(query) else { return Err(absent()) };
+        let mut matches = self.images.keys().filter(|id| visible(id) && id.hex().starts_with(prefix));
+        match (matches.next(), matches.count()) {
+            (Some(id), 0) => Ok(id.clone()),
+            (Some(_), more) => Err(Error::Ambiguous { prefix: query.to_owned(), count: more + 1 }),
+            (None, _) => Err(absent()),
+        }
+    }
+
+    fn named_by_id(&self, query: &str, id: &Digest) -> bool {
+        let by_name = ImageRef::parse(query).is_ok_and(|reference| {
+            self.tags.get(&reference.tagged()) == Some(id) && reference.digest.is_none() || reference.digest.is_some()
+        });
+        !by_name
+    }
+}
+
+/// The digits of a query that can be the start of an id.
+fn id_prefix(query: &str) -> Option<&str> {
+    let digits = query.strip_prefix("sha256:").unwrap_or(query);
+    let hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    ((4..=64).contains(&digits.len()) && hex).then_some(digits)
+}
+
+fn conflict(query: &str, force: &str, reason: String) -> Error {
+    Error::Conflict { action: "delete", image: format!("{query} ({force})"), reason }
+}
+
+impl Store {
+    /// All images, the newest first.
+    pub fn list(&self) -> Vec<Image> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let mut images: Vec<Image> =
+            index.images.iter().filter(|(_, stored)| !stored.record.hidden).map(|(id, stored)| index.image(id, stored)).collect();
+        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        images
+    }
+
+    /// The image that `query` means: `name[:tag]`, `name@digest`, an id, or the first 4 to 64 digits of an id.
+    pub fn find(&self, query: &str) -> Result<Image> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let id = index.resolve(query)?;
+        let stored = index.images.get(&id).expect("resolve returns ids of the index");
+        Ok(index.image(&id, stored))
+    }
+
+    /// The image with this id; also one that was removed while a container uses it.
+    pub fn image(&self, id: &Digest) -> Result<Image> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let stored = index.images.get(id).ok_or_else(|| Error::NoSuchImage { query: id.to_string() })?;
+        Ok(index.image(id, stored))
+    }
+
+    /// Gives an image a name; an image that had the name loses it.
+    pub fn tag(&self, id: &Digest, reference: &ImageRef) -> Result<()> {
+        let reference = if reference.digest.is_some() { ImageRef { tag: None, ..reference.clone() } } else { reference.tagged() };
+        let mut database = self.database.lock().expect("a database write does not panic");
+        let mut record = {
+            let index = self.index.read().expect("the index is not poisoned");
+            let stored = index.images.get(id).filter(|stored| !stored.record.hidden);
+            stored.ok_or_else(|| Error::NoSuchImage { query: id.to_string() })?.record.clone()
+        };
+        record.last_tagged = Some(Timestamp::now());
+        database.write(&[Write::PutReference(&reference, id), Write::PutImage(id, &record)])?;
+        let mut index = self.index.write().expect("the index is not poisoned");
+        let map = if reference.digest.is_some() { &mut index.digests } else { &mut index.tags };
+        map.insert(reference, id.clone());
+        if let Some(stored) = index.images.get_mut(id) {
+            stored.record = record;
+        }
+        Ok(())
+    }
+
+    /// Removes a name, and the image with its last name; the rules are Docker's. `in_use` tells which containers use an
+    /// image; a removal by force leaves its files until the last of them is gone.
+    pub fn remove(&self, query: &str, options: RemoveOptions, in_use: &dyn Fn(&Digest) -> Vec<ImageUser>) -> Result<Vec<Removed>> {
+        let (id, untag) = {
+            let index = self.index.read().expect("the index is not poisoned");
+            let id = index.resolve(query)?;
+            let tags: Vec<ImageRef> = index.tags_of(&id).cloned().collect();
+            let digests: Vec<ImageRef> = index.digests_of(&id).cloned().collect();
+            let users = in_use(&id);
+            if index.named_by_id(query, &id) {
+                let repositories: HashSet<String> = tags.iter().chain(&digests).map(ImageRef::familiar_name).collect();
+                let several = tags.len() > 1 || repositories.len() > 1;
+                if several && !options.force {
+                    return Err(conflict(&id.short(), "must be forced", "image is referenced in multiple repositories".into()));
+                }
+                check_users(&id, &users, options.force)?;
+                (id, tags.into_iter().chain(digests).collect::<Vec<_>>())
+            } else {
+                let named = ImageRef::parse(query)?;
+                let named = if named.digest.is_some() { ImageRef { tag: None, ..named } } else { named.tagged() };
+                let mut untag = vec![named.clone()];
+                let other_tags = tags.iter().filter(|tag| **tag != named);
+                // Without a tag of the repository its digests name nothing the user asked for.
+                if named.tag.is_some() && !other_tags.clone().any(|tag| tag.familiar_name() == named.familiar_name()) {
+                    untag.extend(digests.iter().filter(|d| d.familiar_name() == named.familiar_name()).cloned());
+                }
+                let last = tags.iter().chain(&digests).all(|reference| untag.contains(reference));
+                if last {
+                    if let Some(user) = users.first().filter(|user| !options.force || user.running) {
+                        let reason = format!("container {} is using its referenced image {}", user.id.short(), id.short());
+                        let force = if options.force { "cannot be forced" } else { "must force" };
+                        return Err(Error::Conflict {
+                            action: "remove repository reference",
+                            image: format!("{query:?} ({force})"),
+                            reason,
+                        });
+                    }
+                }
+                (id, untag)
+            }
+        };
+        self.remove_references(&id, untag, options)
+    }
+
+    fn remove_references(&self, id: &Digest, untag: Vec<ImageRef>, options: RemoveOptions) -> Result<Vec<Removed>> {
+        {
+            let mut database = self.database.lock().expect("a database write does not panic");
+            let writes: Vec<Write<'_>> = untag.iter().map(Write::DeleteReference).collect();
+            database.write(&writes)?;
+            let mut index = self.index.write().expect("the index is not poisoned");
+            for reference in &untag {
+                index.tags.remove(reference);
+                index.digests.remove(reference);
+            }
+        }
+        let mut removed: Vec<Removed> = untag.into_iter().map(Removed::Untagged).collect();
+        let (named, parent) = {
+            let index = self.index.read().expect("the index is not poisoned");
+            let named = index.tags_of(id).next().is_some() || index.digests_of(id).next().is_some();
+            (named, index.images.get(id).and_then(|image| image.record.parent.clone()))
+        };
+        if named {
+            return Ok(removed);
+        }
+        self.delete_image(id)?;
+        removed.push(Removed::Deleted(id.clone()));
+        if let Some(parent) = parent.filter(|_| options.prune) {
+            let lonely = {
+                let index = self.index.read().expect("the index is not poisoned");
+                index.images.contains_key(&parent)
+                    && index.tags_of(&parent).next().is_none()
+                    && index.digests_of(&parent).next().is_none()
+                    && !index.is_used(&parent)
+                    && !index.images.values().any(|image| image.record.parent.as_ref() == Some(&parent))
+            };
+            if lonely {
+                removed.extend(self.remove_references(&parent, Vec::new(), options)?);
+            }
+        }
+        self.collect()?;
+        Ok(removed)
+    }
+
+    /// Takes an image off the list; while a container uses it, it stays hidden.
+    fn delete_image(&self, id: &Digest) -> Result<()> {
+        let used = self.index.read().expect("the index is not poisoned").is_used(id);
+        if !used {
+            return self.forget_image(id);
+        }
+        let mut database = self.database.lock().expect("a database write does not panic");
+        let mut index = self.index.write().expect("the index is not poisoned");
+        if let Some(stored) = index.images.get_mut(id) {
+            stored.record.hidden = true;
+            database.write(&[Write::PutImage(id, &stored.record)])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn forget_image(&self, id: &Digest) -> Result<()> {
+        let mut database = self.database.lock().expect("a database write does not panic");
+        database.write(&[Write::DeleteImage(id)])?;
+        self.index.write().expect("the index is not poisoned").images.remove(id);
+        self.discard(&self.root.join("init").join(id.hex()))
+    }
+
+    /// Discards layers and blobs that no image needs any more; returns the bytes of the layers.
+    pub(crate) fn collect(&self) -> Result<u64> {
+        let mut database = self.database.lock().expect("a database write does not panic");
+        let (dead, live_blobs, freed) = {
+            let mut index = self.index.write().expect("the index is not poisoned");
+            let live = index.live_layers();
+            let dead: Vec<Digest> = index.layers.keys().filter(|id| !live.contains(id)).cloned().collect();
+            let freed = dead.iter().filter_map(|id| index.layers.remove(id)).map(|layer| layer.size).sum();
+            (dead, index.live_blobs(), freed)
+        };
+        if !dead.is_empty() {
+            let writes: Vec<Write<'_>> = dead.iter().map(Write::DeleteLayer).collect();
+            database.write(&writes)?;
+        }
+        for layer in &dead {
+            self.discard(&self.layer_path(layer))?;
+        }
+        for name in self.names_in("blobs/sha256")? {
+            let hex = name.strip_suffix(".zst").unwrap_or(&name);
+            let dead = format!("sha256:{hex}").parse::<Digest>().is_ok_and(|digest| !live_blobs.contains(&digest));
+            if dead {
+                self.discard(&self.root.join("blobs/sha256").join(&name))?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The steps an image was made by, the newest first.
+    pub fn history(&self, id: &Digest) -> Result<Vec<History>> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let stored = index.images.get(id).ok_or_else(|| Error::NoSuchImage { query: id.to_string() })?;
+        let mut sizes = stored.config.rootfs.diff_ids.iter().map(|layer| index.layers.get(layer).map_or(0, |layer| layer.size));
+        let entries = stored.config.history.iter().cloned();
+        let mut lines: Vec<History> = entries
+            .map(|entry| {
+                let size = if entry.empty_layer { 0 } else { sizes.next().unwrap_or(0) };
+                History { entry, size, id: None, tags: Vec::new() }
+            })
+            .collect();
+        // Layers that no step speaks of, e.g. in images of builders that write no history.
+        lines.extend(sizes.map(|size| History { entry: HistoryEntry::default(), size, id: None, tags: Vec::new() }));
+        if let Some(newest) = lines.last_mut() {
+            newest.id = Some(id.clone());
+            newest.tags = index.tags_of(id).cloned().collect();
+        }
+        lines.reverse();
+        Ok(lines)
+    }
+
+    /// What images occupy.
+    pub fn disk_usage(&self) -> DiskUsage {
+        let index = self.index.read().expect("the index is not poisoned");
+        let mut active_layers: HashSet<&Digest> = HashSet::new();
+        let mut usage = DiskUsage { layers: index.layers.values().map(|layer| layer.size).sum(), ..DiskUsage::default() };
+        for (id, image) in &index.images {
+            usage.images += usize::from(!image.record.hidden);
+            if index.is_used(id) {
+                usage.active += 1;
+                active_layers.extend(&image.config.rootfs.diff_ids);
+            }
+        }
+        let active: u64 = active_layers.into_iter().filter_map(|id| index.layers.get(id)).map(|layer| layer.size).sum();
+        usage.reclaimable = usage.layers - active;
+        usage
+    }
+
+    /// Size of the part of an image that it shares with other images.
+    pub fn shared_size(&self, id: &Digest) -> u64 {
+        let index = self.index.read().expect("the index is not poisoned");
+        let Some(image) = index.images.get(id) else { return 0 };
+        let others: HashSet<&Digest> =
+            index.images.iter().filter(|(other, _)| *other != id).flat_map(|(_, image)| &image.config.rootfs.diff_ids).collect();
+        let shared = image.config.rootfs.diff_ids.iter().filter(|layer| others.contains(layer));
+        shared.filter_map(|layer| index.layers.get(layer)).map(|layer| layer.size).sum()
+    }
+
+    /// Removes images that no container uses and that `selected` takes; returns what was removed and the bytes freed.
+    pub fn prune(
+        &self,
+        options: PruneOptions,
+        selected: &dyn Fn(&Image) -> bool,
+        in_use: &dyn Fn(&Digest) -> Vec<ImageUser>,
+    ) -> Result<(Vec<Removed>, u64)> {
+        let mut removed = Vec::new();
+        let before = self.disk_usage().layers;
+        for image in self.list() {
+            let dangling = image.tags.is_empty();
+            if (options.dangling_only && !dangling) || !in_use(&image.id).is_empty() || !selected(&image) {
+                continue;
+            }
+            let untag = image.tags.into_iter().chain(image.digests).collect();
+            removed.extend(self.remove_references(&image.id, untag, RemoveOptions::default())?);
+        }
+        Ok((removed, before.saturating_sub(self.disk_usage().layers)))
+    }
+
+    /// True when the image can run here.
+    pub fn runs_here(image: &Image) -> bool {
+        Platform::host().runs(&image.config.platform())
+    }
+}
+
+/// Docker's words for a container in the way.
+fn check_users(id: &Digest, users: &[ImageUser], force: bool) -> Result<()> {
+    if let Some(user) = users.iter().find(|user| user.running) {
+        let reason = format!("image is being used by running container {}", user.id.short());
+        return Err(conflict(&id.short(), "cannot be forced", reason));
+    }
+    match users.first().filter(|_| !force) {
+        Some(user) => {
+            let reason = format!("image is being used by stopped container {}", user.id.short());
+            Err(conflict(&id.short(), "must be forced", reason))
+        }
+        None => Ok(()),
+    }
+}

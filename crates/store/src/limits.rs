@@ -1,0 +1,76 @@
+//! What an image from outside may cost: size of a layer, and the space that stays free.
+
+use crate::error::{At, Error, Result};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Limits on what comes from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest layer, unpacked, in bytes; holes of sparse files count.
+    pub max_layer_size: u64,
+    /// Bytes of the file system that stay free, at most 5 % of it.
+    pub reserve: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { max_layer_size: 64 << 30, reserve: 1 << 30 }
+    }
+}
+
+/// Bytes written between two looks at the free space.
+const CHECK_EVERY: u64 = 256 << 20;
+
+/// Watches one layer being written.
+#[derive(Debug)]
+pub(crate) struct Space {
+    directory: Option<OwnedFd>,
+    path: PathBuf,
+    limits: Limits,
+    written: u64,
+    next_check: u64,
+}
+
+impl Space {
+    pub fn new(path: &Path, limits: Limits) -> Result<Space> {
+        let directory = Some(crate::root::open_dir(path).at("open", path.display())?);
+        let space = Space { directory, path: path.to_owned(), limits, written: 0, next_check: CHECK_EVERY };
+        space.check()?;
+        Ok(space)
+    }
+
+    /// For what the user writes into a container: only the file system limits it.
+    pub fn unlimited() -> Space {
+        let limits = Limits { max_layer_size: u64::MAX, reserve: 0 };
+        Space { directory: None, path: PathBuf::new(), limits, written: 0, next_check: u64::MAX }
+    }
+
+    /// The layer will have `size` bytes at least.
+    pub fn announce(&self, size: u64) -> Result<()> {
+        if size > self.limits.max_layer_size {
+            return Err(Error::TooLarge { what: "layer".into(), limit: format!("{} bytes", self.limits.max_layer_size) });
+        }
+        Ok(())
+    }
+
+    pub fn wrote(&mut self, bytes: u64) -> Result<()> {
+        self.written += bytes;
+        if self.written >= self.next_check {
+            self.next_check = self.written + CHECK_EVERY;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        let Some(directory) = &self.directory else { return Ok(()) };
+        let stat = rustix::fs::fstatvfs(directory).at("look at the free space of", self.path.display())?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let reserve = self.limits.reserve.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 20);
+        if free < reserve {
+            return Err(Error::NoSpace { path: self.path.display().to_string(), free, reserve });
+        }
+        Ok(())
+    }
+}

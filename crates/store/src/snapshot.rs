@@ -1,0 +1,373 @@
+//! Containers' file systems.
+//!
+//! overlay: the image's layers, above them the init layer, above it the container's `upper`. Making one is three
+//! directories and a link; nothing is synced or recorded in the database. The mount is detached: it is in no mount table
+//! and vanishes with its last descriptor.
+//!
+//! The init layer holds the mount points every container needs (`/proc`, `/etc/hosts`, …) as far as the image lacks
+//! them, so that they show neither in a diff nor in a commit. There is one for each image, made with its first container.
+
+use crate::apply::{RootMeta, apply_layer};
+use crate::copy::{CopyOptions, copy_tree};
+use crate::diff::{self, Change};
+use crate::error::{At, Error, Result};
+use crate::layered::Layered;
+use crate::limits::Space;
+use crate::root::{DIR_FLAGS, MAX_DEPTH, file_type, names, open_dir, stat_opt};
+use crate::store::{Driver, Store};
+use crate::tar::{Entry, Kind, Reader, Writer};
+use naru_types::{ContainerId, Digest};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen,
+    open_tree,
+};
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Longest string fsconfig(2) takes.
+const FSCONFIG_MAX: usize = 255;
+
+/// Size of a container's file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SnapshotSize {
+    /// What the container wrote.
+    pub rw: u64,
+    /// That and its image.
+    pub root_fs: u64,
+}
+
+/// What every container gets, as Docker's init layer has it.
+const MOUNT_POINTS: [(&str, Kind, &str); 10] = [
+    ("dev/pts", Kind::Dir, ""),
+    ("dev/shm", Kind::Dir, ""),
+    ("proc", Kind::Dir, ""),
+    ("sys", Kind::Dir, ""),
+    (".dockerenv", Kind::File, ""),
+    ("etc/resolv.conf", Kind::File, ""),
+    ("etc/hosts", Kind::File, ""),
+    ("etc/hostname", Kind::File, ""),
+    ("dev/console", Kind::File, ""),
+    ("etc/mtab", Kind::Symlink, "/proc/mounts"),
+];
+
+impl Store {
+    /// Makes the file system of a container; without an image it is empty.
+    pub fn prepare(&self, id: &ContainerId, image: Option<&Digest>) -> Result<()> {
+        let (layers, meta) = {
+            let index = self.index.read().expect("the index is not poisoned");
+            if index.containers.contains_key(id) {
+                return Err(Error::SnapshotExists { id: id.to_string() });
+            }
+            let diff_ids = match image {
+                Some(image) => match index.images.get(image) {
+                    Some(stored) => stored.config.rootfs.diff_ids.as_slice(),
+                    None => return Err(Error::NoSuchImage { query: image.to_string() }),
+                },
+                None => &[],
+            };
+            let meta = diff_ids.iter().rev().find_map(|layer| index.layers.get(layer).and_then(|layer| layer.root));
+            (diff_ids.iter().map(|layer| self.layer_path(layer)).collect::<Vec<_>>(), meta)
+        };
+        // From here on a removal of the image leaves its layers alone.
+        self.index.write().expect("the index is not poisoned").containers.insert(id.clone(), image.cloned());
+        let made = self.make_snapshot(id, image, &layers, meta);
+        if made.is_err() {
+            self.remove_snapshot(id)?;
+        }
+        made
+    }
+
+    fn make_snapshot(&self, id: &ContainerId, image: Option<&Digest>, layers: &[PathBuf], meta: Option<RootMeta>) -> Result<()> {
+        let init = self.init_layer(image, layers)?;
+        let path = self.container_path(id);
+        let mkdir = |name: &str, mode: u32| {
+            let name = if name.is_empty() { id.as_str().to_owned() } else { format!("{}/{name}", id.as_str()) };
+            rustix::fs::mkdirat(&self.containers, name.as_str(), Mode::from_raw_mode(mode)).at("create", path.join(&name).display())
+        };
+        mkdir("", 0o700)?;
+        if let Some(image) = image {
+            let link = format!("{}/image", id.as_str());
+            rustix::fs::symlinkat(image.to_string(), &self.containers, link.as_str()).at("create", path.join("image").display())?;
+        }
+        let top = match self.driver {
+            Driver::Overlay => {
+                mkdir("work", 0o700)?;
+                "upper"
+            }
+            Driver::Vfs => "root",
+        };
+        mkdir(top, 0o755)?;
+        let top_path = path.join(top);
+        let meta = meta.unwrap_or(RootMeta { mode: 0o755, uid: 0, gid: 0 });
+        if self.driver == Driver::Vfs {
+            let root = open_dir(&top_path).at("open", top_path.display())?;
+            for layer in layers.iter().chain([&init]) {
+                let layer = open_dir(layer).at("open", layer.display())?;
+                copy_tree(layer.as_fd(), root.as_fd(), CopyOptions { overlay: true })?;
+            }
+        }
+        let top_name = format!("{}/{top}", id.as_str());
+        if (meta.uid, meta.gid) != (0, 0) {
+            let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
+            rustix::fs::chownat(&self.containers, top_name.as_str(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                .at("change the owner of", top_path.display())?;
+        }
+        // mkdir's mode is subject to the umask.
+        rustix::fs::chmodat(&self.containers, top_name.as_str(), Mode::from_raw_mode(meta.mode), AtFlags::empty())
+            .at("change the mode of", top_path.display())
+    }
+
+    /// The container's file system as a detached mount: move it where it is needed, or read through it.
+    ///
+    /// Two mounts of one container at a time are to be avoided: overlayfs does not define what happens.
+    pub fn mount(&self, id: &ContainerId) -> Result<OwnedFd> {
+        let path = self.snapshot(id)?;
+        match self.driver {
+            Driver::Vfs => {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
+            }
+            Driver::Overlay => overlay(&self.lower(id)?, Some((&path.join("upper"), &path.join("work")))),
+        }
+    }
+
+    /// True when the container has a file system here.
+    pub fn has_snapshot(&self, id: &ContainerId) -> bool {
+        self.index.read().expect("the index is not poisoned").containers.contains_key(id)
+    }
+
+    /// All containers with a file system here; those the engine does not know are leftovers.
+    pub fn snapshots(&self) -> Vec<ContainerId> {
+        self.index.read().expect("the index is not poisoned").containers.keys().cloned().collect()
+    }
+
+    /// The image a container's file system is made of.
+    pub fn snapshot_image(&self, id: &ContainerId) -> Result<Option<Digest>> {
+        let index = self.index.read().expect("the index is not poisoned");
+        index.containers.get(id).cloned().ok_or_else(|| Error::NoSuchSnapshot { id: id.to_string() })
+    }
+
+    /// What the container changed, in the order of the paths. `root` is not needed by any driver yet: all see the files
+    /// where they are kept, also while the container runs.
+    pub fn changes(&self, id: &ContainerId, _root: Option<BorrowedFd<'_>>) -> Result<Vec<Change>> {
+        let path = self.snapshot(id)?;
+        let lower = Layered::open(&self.lower(id)?)?;
+        let top = self.top(&path)?;
+        match self.driver {
+            Driver::Overlay => diff::of_upper(top.as_fd(), &lower),
+            Driver::Vfs => diff::of_copy(top.as_fd(), &lower),
+        }
+    }
+
+    /// The size of what the container wrote, and of all it sees.
+    pub fn sizes(&self, id: &ContainerId) -> Result<SnapshotSize> {
+        let path = self.snapshot(id)?;
+        let image = self.snapshot_image(id)?;
+        let image_size = match image {
+            Some(image) => self.image(&image)?.size,
+            None => 0,
+        };
+        let written = tree_size(self.top(&path)?.as_fd())?;
+        Ok(match self.driver {
+            Driver::Overlay => SnapshotSize { rw: written, root_fs: image_size + written },
+            Driver::Vfs => SnapshotSize { rw: written.saturating_sub(image_size), root_fs: written },
+        })
+    }
+
+    /// Removes a container's file system; its space is freed in the background. Absent is fine.
+    pub fn remove_snapshot(&self, id: &ContainerId) -> Result<()> {
+        self.discard(&self.container_path(id))?;
+        let orphaned = {
+            let mut index = self.index.write().expect("the index is not poisoned");
+            let image = index.containers.remove(id).flatten();
+            image.filter(|image| index.images.get(image).is_some_and(|stored| stored.record.hidden) && !index.is_used(image))
+        };
+        if let Some(image) = orphaned {
+            self.forget_image(&image)?;
+            self.collect()?;
+        }
+        Ok(())
+    }
+
+    /// Writes everything below `root` (a detached mount, or `/proc/<pid>/root`) as a tar stream; other mounts in it are
+    /// empty directories.
+    pub fn export(&self, root: BorrowedFd<'_>, sink: &mut dyn std::io::Write) -> Result<()> {
+        let mut packer = crate::pack::Packer::new(sink);
+        packer.one_mount = true;
+        let root = rustix::fs::openat(root, ".", DIR_FLAGS, Mode::empty()).at("open", "the root of a container")?;
+        packer.below(root.as_fd(), b"", 0)?;
+        packer.writer.finish()?;
+        Ok(())
+    }
+
+    pub(crate) fn snapshot(&self, id: &ContainerId) -> Result<PathBuf> {
+        if !self.has_snapshot(id) {
+            return Err(Error::NoSuchSnapshot { id: id.to_string() });
+        }
+        Ok(self.container_path(id))
+    }
+
+    /// The directory with the container's own files.
+    pub(crate) fn top(&self, snapshot: &Path) -> Result<OwnedFd> {
+        let top = snapshot.join(match self.driver {
+            Driver::Overlay => "upper",
+            Driver::Vfs => "root",
+        });
+        open_dir(&top).at("open", top.display())
+    }
+
+    /// What lies below the container's own files, lowest first.
+    pub(crate) fn lower(&self, id: &ContainerId) -> Result<Vec<PathBuf>> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let image = index.containers.get(id).ok_or_else(|| Error::NoSuchSnapshot { id: id.to_string() })?;
+        let mut layers: Vec<PathBuf> = match image {
+            Some(image) => {
+                let stored = index.images.get(image).ok_or_else(|| Error::NoSuchImage { query: image.to_string() })?;
+                stored.config.rootfs.diff_ids.iter().map(|layer| self.layer_path(layer)).collect()
+            }
+            None => Vec::new(),
+        };
+        layers.push(self.init_path(image.as_ref()));
+        Ok(layers)
+    }
+
+    fn init_path(&self, image: Option<&Digest>) -> PathBuf {
+        self.root.join("init").join(image.map_or_else(|| "none".to_owned(), Digest::hex))
+    }
+
+    fn init_layer(&self, image: Option<&Digest>, layers: &[PathBuf]) -> Result<PathBuf> {
+        let path = self.init_path(image);
+        if path.exists() {
+            return Ok(path);
+        }
+        let ingest = self.ingest()?;
+        let staged = ingest.spool_path();
+        std::fs::create_dir(&staged).at("create", staged.display())?;
+        let root = open_dir(&staged).at("open", staged.display())?;
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).at("change the mode of", staged.display())?;
+        let tar = init_tar(&Layered::open(layers)?)?;
+        apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::new(&staged, self.limits)?)?;
+        match std::fs::rename(&staged, &path) {
+            // Two first containers at once: one is enough.
+            Err(_) if path.exists() => Ok(path),
+            result => result.at("put in place", path.display()).map(|()| path),
+        }
+    }
+}
+
+/// The init layer for an image: what it lacks, in directories with the attributes they have in the image.
+fn init_tar(image: &Layered) -> Result<Vec<u8>> {
+    let mut writer = Writer::new(Vec::new());
+    let mut made: HashSet<&str> = HashSet::new();
+    for (path, kind, target) in MOUNT_POINTS {
+        if image.stat(path.as_bytes())?.is_some() {
+            continue;
+        }
+        if let Some((above, _)) = path.split_once('/') {
+            let parent = image.stat(above.as_bytes())?;
+            if parent.is_some_and(|stat| file_type(&stat) != FileType::Directory) {
+                // A link or file of the image in the way: it stays.
+                continue;
+            }
+            if made.insert(above) {
+                let mut entry = Entry::new(above, Kind::Dir, 0o755);
+                if let Some(stat) = parent {
+                    entry.mode = stat.st_mode & 0o7777;
+                    (entry.uid, entry.gid) = (i64::from(stat.st_uid), i64::from(stat.st_gid));
+                    (entry.mtime, entry.mtime_nanos) = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+                }
+                writer.entry(&entry)?;
+            }
+        }
+        writer.entry(&Entry { link: target.into(), ..Entry::new(path, kind, 0o755) })?;
+    }
+    writer.finish()
+}
+
+/// A detached overlay mount of layers, given lowest first.
+fn overlay(lowest_first: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at("use", "overlayfs")?;
+    for layer in lowest_first.iter().rev() {
+        match add_lower(context.as_fd(), layer) {
+            Ok(()) => {}
+            // Before Linux 6.5 lower directories come in one string.
+            Err(Errno::INVAL) => {
+                set_lower_list(context.as_fd(), lowest_first)?;
+                break;
+            }
+            Err(errno) => return Err(errno).at("mount layer", layer.display()),
+        }
+    }
+    if let Some((upper, work)) = upper {
+        set_directory(context.as_fd(), "upperdir", upper).at("mount", upper.display())?;
+        set_directory(context.as_fd(), "workdir", work).at("mount", work.display())?;
+    }
+    // Whatever the host's defaults are: a layer must mean the same when it is read without overlayfs.
+    for option in ["index", "metacopy", "redirect_dir"] {
+        fsconfig_set_string(context.as_fd(), option, "off").at("mount an overlay with", option)?;
+    }
+    fsconfig_create(context.as_fd()).at("mount the overlay of", upper.map_or("layers".into(), |(upper, _)| upper.display().to_string()))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at("mount", "an overlay")
+}
+
+fn add_lower(context: BorrowedFd<'_>, layer: &Path) -> Result<(), Errno> {
+    set_directory(context, "lowerdir+", layer)
+}
+
+fn set_directory(context: BorrowedFd<'_>, key: &str, path: &Path) -> Result<(), Errno> {
+    if path.as_os_str().len() <= FSCONFIG_MAX {
+        return fsconfig_set_string(context, key, path);
+    }
+    let directory = open_dir(path)?;
+    match fsconfig_set_fd(context, key, &directory) {
+        // Before Linux 6.13 only names are taken; the name through procfs is short.
+        Err(Errno::INVAL) => fsconfig_set_string(context, key, fd_path(directory.as_fd())),
+        result => result,
+    }
+}
+
+/// All lower directories in one option, the highest first. The string's length limits how many there can be.
+fn set_lower_list(context: BorrowedFd<'_>, lowest_first: &[PathBuf]) -> Result<()> {
+    let open = |path: &PathBuf| open_dir(path).at("open", path.display());
+    let directories = lowest_first.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
+    let list = directories.iter().map(|directory| fd_path(directory.as_fd())).collect::<Vec<_>>().join(":");
+    if list.len() > FSCONFIG_MAX {
+        return Err(Error::TooLarge {
+            what: format!("image with {} layers", lowest_first.len() - 1),
+            limit: "12 layers on Linux before 6.5".into(),
+        });
+    }
+    fsconfig_set_string(context, "lowerdir", list.as_str()).at("mount", "a list of layers")
+}
+
+fn fd_path(directory: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", directory.as_raw_fd())
+}
+
+/// Bytes in the files of a tree, each file once.
+fn tree_size(root: BorrowedFd<'_>) -> Result<u64> {
+    fn add(dir: BorrowedFd<'_>, depth: usize, seen: &mut HashSet<(u64, u64)>) -> Result<u64> {
+        let mut total = 0u64;
+        for name in names(dir).at("list", "a container's files")? {
+            let Some(stat) = stat_opt(dir, &name).at("look at", "a container's file")? else { continue };
+            match file_type(&stat) {
+                FileType::RegularFile if stat.st_nlink == 1 || seen.insert((stat.st_dev, stat.st_ino)) => {
+                    total = total.saturating_add(stat.st_size.cast_unsigned());
+                }
+                // What is nested deeper counts as nothing rather than as an error of `ps`.
+                FileType::Directory if depth < MAX_DEPTH => {
+                    if let Ok(child) = rustix::fs::openat(dir, name.as_slice(), DIR_FLAGS, Mode::empty()) {
+                        total = total.saturating_add(add(child.as_fd(), depth + 1, seen)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(total)
+    }
+    add(root, 0, &mut HashSet::new())
+}
