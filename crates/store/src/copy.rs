@@ -130,11 +130,36 @@ fn copy_data(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
         let (mut input, mut output) = (start, start);
         while input < end {
             let want = usize::try_from(end - input).unwrap_or(usize::MAX).min(1 << 30);
-            if rustix::fs::copy_file_range(source, Some(&mut input), target, Some(&mut output), want)? == 0 {
-                break;
+            match rustix::fs::copy_file_range(source, Some(&mut input), target, Some(&mut output), want) {
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                // Not between these two file systems.
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    copy_piecewise(source, target, input, end)?;
+                    break;
+                }
+                Err(errno) => return Err(errno),
             }
         }
         at = end;
     }
     rustix::fs::ftruncate(target, size)
+}
+
+fn copy_piecewise(source: &OwnedFd, target: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
+    let mut buffer = vec![0; 128 << 10];
+    let mut at = start;
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        let got = rustix::io::retry_on_intr(|| rustix::io::pread(source, &mut buffer[..want], at))?;
+        if got == 0 {
+            break;
+        }
+        let mut done = 0;
+        while done < got {
+            done += rustix::io::retry_on_intr(|| rustix::io::pwrite(target, &buffer[done..got], at + done as u64))?;
+        }
+        at += got as u64;
+    }
+    Ok(())
 }

@@ -170,11 +170,12 @@ impl Store {
             Some(image) => self.image(&image)?.size,
             None => 0,
         };
-        let written = tree_size(self.top(&path)?.as_fd())?;
-        Ok(match self.driver {
-            Driver::Overlay => SnapshotSize { rw: written, root_fs: image_size + written },
-            Driver::Vfs => SnapshotSize { rw: written.saturating_sub(image_size), root_fs: written },
-        })
+        let top = self.top(&path)?;
+        let rw = match self.driver {
+            Driver::Overlay => tree_size(top.as_fd())?,
+            Driver::Vfs => self.changes(id, None)?.iter().map(|change| file_size(top.as_fd(), &change.path)).sum(),
+        };
+        Ok(SnapshotSize { rw, root_fs: image_size + rw })
     }
 
     /// Removes a container's file system; its space is freed in the background. Absent is fine.
@@ -346,6 +347,13 @@ fn set_lower_list(context: BorrowedFd<'_>, lowest_first: &[PathBuf]) -> Result<(
 fn fd_path(directory: BorrowedFd<'_>) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", directory.as_raw_fd())
+}
+
+/// Size of a file, 0 for what is none.
+fn file_size(root: BorrowedFd<'_>, path: &[u8]) -> u64 {
+    let file = crate::root::open_no_links(root, path, rustix::fs::OFlags::PATH);
+    let stat = file.and_then(|file| rustix::fs::fstat(&file));
+    stat.map_or(0, |stat| if file_type(&stat) == FileType::RegularFile { stat.st_size.cast_unsigned() } else { 0 })
 }
 
 /// Bytes in the files of a tree, each file once.

@@ -1,0 +1,218 @@
+//! Loading, naming, saving and removing images.
+
+use crate::support::*;
+use naru_store::{ImageUser, Loaded, PruneOptions, RemoveOptions, Removed};
+use naru_types::{ContainerId, Digest, ImageRef};
+
+fn nobody(_: &Digest) -> Vec<ImageUser> {
+    Vec::new()
+}
+
+fn base() -> Vec<u8> {
+    tar(&[dir("bin"), file("bin/sh", "shell"), file("a", "1")])
+}
+
+#[test]
+fn every_format_of_an_archive_is_the_same_image() {
+    let layer = base();
+    let diff_ids = [Digest::of(&layer)];
+    let archive = docker_archive("one", std::slice::from_ref(&layer));
+    for (what, bytes) in [
+        ("plain", archive.clone()),
+        ("gzip", gzip(&archive)),
+        ("zstd", zstd(&archive)),
+        ("gzip layer", docker_archive_of("one", &[gzip(&layer)], &config(&diff_ids, ""))),
+        ("zstd layer", docker_archive_of("one", &[zstd(&layer)], &config(&diff_ids, ""))),
+        ("oci", oci_layout("docker.io/library/one:latest", &[gzip(&layer)], &diff_ids)),
+    ] {
+        let fixture = Fixture::new();
+        let loaded = fixture.load(&mut bytes.as_slice(), &|_| {}).expect(what);
+        assert_eq!(loaded, [Loaded::Reference(ImageRef::parse("one").unwrap())], "{what}");
+        let image = fixture.find("one").unwrap();
+        assert_eq!(image.layers, diff_ids, "{what}");
+        assert_eq!(image.id, Digest::of(config(&diff_ids, "").as_bytes()), "{what}");
+        assert_eq!(image.size, 6, "{what}");
+        assert_eq!(std::fs::read(fixture.config.root.join("layers").join(diff_ids[0].hex()).join("bin/sh")).unwrap(), b"shell");
+    }
+}
+
+#[test]
+fn links_of_old_archives_and_unnamed_images() {
+    let fixture = Fixture::new();
+    let layer = base();
+    let text = config(&[Digest::of(&layer), Digest::of(&layer)], "");
+    let entries = [
+        (
+            naru_store::tar::Entry {
+                size: layer.len() as u64,
+                ..naru_store::tar::Entry::new("a/layer.tar", naru_store::tar::Kind::File, 0o644)
+            },
+            layer.clone(),
+        ),
+        link("b/layer.tar", naru_store::tar::Kind::Symlink, "../a/layer.tar"),
+        file("config.json", &text),
+        file("manifest.json", r#"[{"Config":"config.json","RepoTags":null,"Layers":["a/layer.tar","b/layer.tar"]}]"#),
+    ];
+    let loaded = fixture.load(&mut tar(&entries).as_slice(), &|_| {}).unwrap();
+    assert_eq!(loaded, [Loaded::Id(Digest::of(text.as_bytes()))]);
+    assert_eq!(fixture.list().len(), 1);
+}
+
+#[test]
+fn names_ids_and_prefixes() {
+    let fixture = Fixture::new();
+    let id = image(&fixture, "one", &[&[file("a", "1")]]);
+    fixture.tag(&id, &ImageRef::parse("reg.example:5000/x/y:z").unwrap()).unwrap();
+    let hex = id.hex();
+    for query in [
+        "one",
+        "one:latest",
+        "docker.io/library/one",
+        "reg.example:5000/x/y:z",
+        &hex,
+        &hex[..4],
+        &id.to_string(),
+        &format!("sha256:{}", &hex[..12]),
+    ] {
+        assert_eq!(fixture.find(query).expect(query).id, id, "{query}");
+    }
+    for query in ["two", "one:other", "", "../x", &hex[..3], "sha256:", &"0".repeat(64), "reg.example:5000/x/y"] {
+        assert_eq!(fixture.find(query).unwrap_err().kind(), naru_types::ErrorKind::NotFound, "{query}");
+    }
+    assert_eq!(fixture.find("nope").unwrap_err().to_string(), "No such image: nope");
+}
+
+#[test]
+fn removal_follows_dockers_rules() {
+    let fixture = Fixture::new();
+    let id = image(&fixture, "one", &[&[file("a", "1")]]);
+    fixture.tag(&id, &ImageRef::parse("two").unwrap()).unwrap();
+    let plain = RemoveOptions::default();
+    assert!(fixture.remove(&id.hex(), plain, &nobody).unwrap_err().to_string().contains("image is referenced in multiple repositories"));
+    assert_eq!(fixture.remove("two", plain, &nobody).unwrap(), [Removed::Untagged(ImageRef::parse("two").unwrap())]);
+    let container = ContainerId::random();
+    let stopped = |_: &Digest| vec![ImageUser { id: container.clone(), running: false }];
+    let running = |_: &Digest| vec![ImageUser { id: container.clone(), running: true }];
+    let force = RemoveOptions { force: true, ..plain };
+    let message = fixture.remove("one", plain, &stopped).unwrap_err().to_string();
+    assert!(message.contains("(must force)") && message.contains(container.short()), "{message}");
+    let message = fixture.remove(&id.hex(), plain, &stopped).unwrap_err().to_string();
+    assert!(message.contains("(must be forced) - ") || message.contains("(must be forced)"), "{message}");
+    assert!(fixture.remove(&id.hex(), force, &running).unwrap_err().to_string().contains("cannot be forced"));
+    let removed = fixture.remove(&id.short(), plain, &nobody).unwrap();
+    assert_eq!(removed, [Removed::Untagged(ImageRef::parse("one").unwrap()), Removed::Deleted(id)]);
+    assert_eq!(fixture.files(), Fixture::new().files());
+}
+
+#[test]
+fn shared_layers_stay_until_the_last_image_goes() {
+    let fixture = Fixture::new();
+    let shared = [dir("bin"), file("bin/sh", "shell")];
+    let one = image(&fixture, "one", &[&shared, &[file("a", "1")]]);
+    image(&fixture, "two", &[&shared, &[file("b", "22")]]);
+    assert_eq!(fixture.shared_size(&one), 5);
+    assert_eq!(fixture.disk_usage().layers, 8);
+    fixture.remove("one", RemoveOptions::default(), &nobody).unwrap();
+    assert_eq!(fixture.disk_usage().layers, 7);
+    let id = ContainerId::random();
+    fixture.prepare(&id, Some(&fixture.find("two").unwrap().id)).unwrap();
+    let mount = fixture.mount(&id).unwrap();
+    assert_eq!(std::fs::read(through(&mount).join("bin/sh")).unwrap(), b"shell");
+}
+
+#[test]
+fn a_forced_removal_leaves_a_containers_files() {
+    let mut fixture = Fixture::new();
+    let id = image(&fixture, "one", &[&[file("a", "1")]]);
+    let container = ContainerId::random();
+    fixture.prepare(&container, Some(&id)).unwrap();
+    let removed = fixture.remove("one", RemoveOptions { force: true, ..RemoveOptions::default() }, &|_| {
+        vec![ImageUser { id: container.clone(), running: false }]
+    });
+    assert_eq!(removed.unwrap().len(), 2);
+    assert!(fixture.list().is_empty() && fixture.find("one").is_err());
+    fixture.reopen();
+    assert!(fixture.list().is_empty());
+    let mount = fixture.mount(&container).unwrap();
+    assert_eq!(std::fs::read(through(&mount).join("a")).unwrap(), b"1");
+    drop(mount);
+    fixture.remove_snapshot(&container).unwrap();
+    assert_eq!(fixture.files(), Fixture::new().files());
+}
+
+#[test]
+fn a_new_image_takes_the_name() {
+    let fixture = Fixture::new();
+    let old = image(&fixture, "one", &[&[file("a", "1")]]);
+    let new = image(&fixture, "one", &[&[file("a", "2")]]);
+    assert_ne!(old, new);
+    let dangling = fixture.find(&old.hex()).unwrap();
+    assert!(dangling.tags.is_empty());
+    let (removed, freed) = fixture.prune(PruneOptions { dangling_only: true }, &|_| true, &nobody).unwrap();
+    assert_eq!((removed, freed), (vec![Removed::Deleted(old)], 1));
+    assert_eq!(fixture.list().len(), 1);
+}
+
+#[test]
+fn saved_bytes_are_the_same_and_load_again() {
+    let layer = base();
+    let other = tar(&[file("b", "2")]);
+    let archive = docker_archive_of("one", &[gzip(&layer), other.clone()], &config(&[Digest::of(&layer), Digest::of(&other)], ""));
+    let mut fixture = Fixture::new();
+    fixture.load(&mut archive.as_slice(), &|_| {}).unwrap();
+    let save = |fixture: &Fixture, names: &[&str]| {
+        let mut bytes = Vec::new();
+        fixture.save(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), &mut bytes).unwrap();
+        bytes
+    };
+    let saved = save(&fixture, &["one"]);
+    fixture.reopen();
+    assert_eq!(save(&fixture, &["one", "one:latest"]), saved);
+    let second = Fixture::new();
+    assert_eq!(second.load(&mut saved.as_slice(), &|_| {}).unwrap(), [Loaded::Reference(ImageRef::parse("one").unwrap())]);
+    assert_eq!(save(&second, &["one"]), saved);
+    let (a, b) = (fixture.find("one").unwrap(), second.find("one").unwrap());
+    assert_eq!((a.id, a.manifest, a.blobs, a.layers), (b.id.clone(), b.manifest, b.blobs, b.layers));
+    // By id no name is saved.
+    let third = Fixture::new();
+    assert_eq!(third.load(&mut save(&fixture, &[&b.id.hex()]).as_slice(), &|_| {}).unwrap(), [Loaded::Id(b.id)]);
+}
+
+#[test]
+fn history_gives_sizes_to_the_steps_that_made_layers() {
+    let fixture = Fixture::new();
+    let layers = [tar(&[file("a", "1")]), tar(&[file("b", "22")])];
+    let ids: Vec<Digest> = layers.iter().map(|l| Digest::of(l)).collect();
+    let history = r#","history":[{"created_by":"ADD a"},{"created_by":"ENV x","empty_layer":true},{"created_by":"ADD b"}]"#;
+    fixture.load(&mut docker_archive_of("one", &layers, &config(&ids, history)).as_slice(), &|_| {}).unwrap();
+    let image = fixture.find("one").unwrap();
+    let history = fixture.history(&image.id).unwrap();
+    let lines: Vec<(&str, u64)> = history.iter().map(|line| (line.entry.created_by.as_str(), line.size)).collect();
+    assert_eq!(lines, [("ADD b", 2), ("ENV x", 0), ("ADD a", 1)]);
+    assert_eq!((history[0].id.as_ref(), history[1].id.as_ref()), (Some(&image.id), None));
+}
+
+#[test]
+fn what_a_crash_leaves_is_removed_at_the_next_start() {
+    let mut fixture = Fixture::new();
+    let id = image(&fixture, "one", &[&[file("a", "1")]]);
+    let before = fixture.files();
+    let hex = Digest::of(b"x").hex();
+    for leftover in ["staging/dead/layers/x", &format!("layers/{hex}"), "layers/odd", "trash/1-1/x"] {
+        std::fs::create_dir_all(fixture.config.root.join(leftover)).unwrap();
+    }
+    for leftover in [format!("blobs/sha256/{hex}"), format!("blobs/sha256/{hex}.zst"), format!("init/{hex}")] {
+        std::fs::write(fixture.config.root.join(leftover), "x").unwrap();
+    }
+    assert_ne!(fixture.files(), before);
+    fixture.reopen();
+    assert_eq!(fixture.files(), before);
+    assert_eq!(fixture.find("one").unwrap().id, id);
+}
+
+#[test]
+fn one_store_at_a_time() {
+    let fixture = Fixture::new();
+    let error = naru_store::Store::open(&fixture.config).unwrap_err();
+    assert!(error.to_string().contains("another engine"), "{error}");
+}

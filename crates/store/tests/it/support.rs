@@ -1,0 +1,159 @@
+//! Stores in temporary directories, and images made of entries.
+
+use flate2::write::GzEncoder;
+use naru_store::tar::{Entry, Kind, Writer};
+use naru_store::{Driver, Limits, Store, StoreConfig};
+use naru_types::Digest;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+pub struct Fixture {
+    pub store: Option<Store>,
+    pub config: StoreConfig,
+    _directory: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Fixture {
+    type Target = Store;
+    fn deref(&self) -> &Store {
+        self.store.as_ref().expect("open")
+    }
+}
+
+impl Fixture {
+    pub fn new() -> Self {
+        Self::with(Driver::Overlay, Limits::default())
+    }
+
+    pub fn with(driver: Driver, limits: Limits) -> Self {
+        // The reserve would make tests depend on the host's disk.
+        let directory = tempfile::tempdir().unwrap();
+        let config = StoreConfig { root: directory.path().join("root"), driver, limits: Limits { reserve: 0, ..limits } };
+        let store = Some(Store::open(&config).unwrap());
+        Fixture { store, config, _directory: directory }
+    }
+
+    pub fn reopen(&mut self) {
+        self.store = None;
+        self.store = Some(Store::open(&self.config).unwrap());
+    }
+
+    /// Names of everything under the store's directories, for comparing before and after.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.sweep().unwrap();
+        let mut files = Vec::new();
+        let mut pending: Vec<PathBuf> =
+            ["blobs", "layers", "containers", "staging", "trash", "init"].iter().map(|d| self.config.root.join(d)).collect();
+        while let Some(directory) = pending.pop() {
+            for entry in std::fs::read_dir(&directory).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    pending.push(entry.path());
+                }
+                files.push(entry.path().strip_prefix(&self.config.root).unwrap().to_owned());
+            }
+        }
+        files.sort();
+        files
+    }
+}
+
+pub fn dir(path: &str) -> (Entry, Vec<u8>) {
+    (Entry::new(path, Kind::Dir, 0o755), Vec::new())
+}
+
+pub fn file(path: &str, data: &str) -> (Entry, Vec<u8>) {
+    (Entry { size: data.len() as u64, ..Entry::new(path, Kind::File, 0o644) }, data.into())
+}
+
+pub fn link(path: &str, kind: Kind, target: &str) -> (Entry, Vec<u8>) {
+    (Entry { link: target.into(), ..Entry::new(path, kind, 0o777) }, Vec::new())
+}
+
+pub fn tar(entries: &[(Entry, Vec<u8>)]) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new());
+    for (entry, data) in entries {
+        if entry.kind == Kind::File {
+            writer.file(entry, &mut data.as_slice()).unwrap();
+        } else {
+            writer.entry(entry).unwrap();
+        }
+    }
+    writer.finish().unwrap()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 3).unwrap()
+}
+
+/// A config that names the layers.
+pub fn config(diff_ids: &[Digest], extra: &str) -> String {
+    let ids: Vec<String> = diff_ids.iter().map(|id| format!("\"{id}\"")).collect();
+    format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{"Cmd":["sh"]}}{extra},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        ids.join(",")
+    )
+}
+
+/// A docker-archive of plain layers.
+pub fn docker_archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
+    docker_archive_of(name, layers, &config(&diff_ids, ""))
+}
+
+pub fn docker_archive_of(name: &str, blobs: &[Vec<u8>], config: &str) -> Vec<u8> {
+    let mut entries = Vec::new();
+    let mut names = Vec::new();
+    for (at, blob) in blobs.iter().enumerate() {
+        let name = format!("layer{at}/layer.tar");
+        entries.push((Entry { size: blob.len() as u64, ..Entry::new(&*name, Kind::File, 0o644) }, blob.clone()));
+        names.push(format!("\"{name}\""));
+    }
+    entries.push(file("config.json", config));
+    let tags = if name.is_empty() { "null".into() } else { format!("[\"{name}\"]") };
+    entries.push(file("manifest.json", &format!(r#"[{{"Config":"config.json","RepoTags":{tags},"Layers":[{}]}}]"#, names.join(","))));
+    tar(&entries)
+}
+
+/// An OCI layout of blobs as they are; the digests of the blobs are right.
+pub fn oci_layout(name: &str, blobs: &[Vec<u8>], diff_ids: &[Digest]) -> Vec<u8> {
+    let config = config(diff_ids, "");
+    let descriptor =
+        |kind: &str, bytes: &[u8]| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, Digest::of(bytes), bytes.len());
+    let layers: Vec<String> = blobs.iter().map(|blob| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", blob)).collect();
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+        descriptor("application/vnd.oci.image.config.v1+json", config.as_bytes()),
+        layers.join(",")
+    );
+    let named = format!(
+        r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":{},"annotations":{{"io.containerd.image.name":"{name}"}}}}"#,
+        Digest::of(manifest.as_bytes()),
+        manifest.len()
+    );
+    let mut entries = vec![file("index.json", &format!(r#"{{"schemaVersion":2,"manifests":[{named}]}}"#))];
+    for blob in blobs.iter().map(Vec::as_slice).chain([config.as_bytes(), manifest.as_bytes()]) {
+        let path = format!("blobs/sha256/{}", Digest::of(blob).hex());
+        entries.push((Entry { size: blob.len() as u64, ..Entry::new(path, Kind::File, 0o644) }, blob.to_vec()));
+    }
+    tar(&entries)
+}
+
+/// Loads one image of layers with these entries.
+pub fn image(store: &Store, name: &str, layers: &[&[(Entry, Vec<u8>)]]) -> Digest {
+    let layers: Vec<Vec<u8>> = layers.iter().map(|entries| tar(entries)).collect();
+    store.load(&mut docker_archive(name, &layers).as_slice(), &|_| {}).unwrap();
+    store.find(name).unwrap().id
+}
+
+/// A path through a mount that is in no mount table.
+pub fn through(mount: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", mount.as_raw_fd()).into()
+}
