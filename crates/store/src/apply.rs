@@ -405,7 +405,7 @@ impl<'a> Applier<'a> {
         for (path, modified) in self.dirs.drain(..).rev() {
             // A later entry may have replaced the directory: then its own times count.
             if let Ok(dir) = open_in(self.root, &path, DIR_FLAGS) {
-                let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() }, last_modification: modified };
+                let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: modified };
                 rustix::fs::futimens(&dir, &times).at("set the times of", printable(&path))?;
             }
         }

@@ -128,10 +128,8 @@ fn walk_upper(dir: BorrowedFd<'_>, path: &[u8], lower: &Layered, changes: &mut C
             Some(before) if is_dir && file_type(before) == FileType::Directory && same_directory(&stat, before) => {}
             Some(_) => changes.push(ChangeKind::Modified, &path),
         }
-        if is_dir {
-            if let Some(child) = open_child(dir, &name, &path)? {
-                walk_upper(child.as_fd(), &path, lower, changes, depth + 1)?;
-            }
+        if is_dir && let Some(child) = open_child(dir, &name, &path)? {
+            walk_upper(child.as_fd(), &path, lower, changes, depth + 1)?;
         }
     }
     Ok(())

@@ -232,16 +232,10 @@ impl Store {
                     untag.extend(digests.iter().filter(|d| d.familiar_name() == named.familiar_name()).cloned());
                 }
                 let last = tags.iter().chain(&digests).all(|reference| untag.contains(reference));
-                if last {
-                    if let Some(user) = users.first().filter(|user| !options.force || user.running) {
-                        let reason = format!("container {} is using its referenced image {}", user.id.short(), id.short());
-                        let force = if options.force { "cannot be forced" } else { "must force" };
-                        return Err(Error::Conflict {
-                            action: "remove repository reference",
-                            image: format!("{query:?} ({force})"),
-                            reason,
-                        });
-                    }
+                if last && let Some(user) = users.first().filter(|user| !options.force || user.running) {
+                    let reason = format!("container {} is using its referenced image {}", user.id.short(), id.short());
+                    let force = if options.force { "cannot be forced" } else { "must force" };
+                    return Err(Error::Conflict { action: "remove repository reference", image: format!("{query:?} ({force})"), reason });
                 }
                 (id, untag)
             }

@@ -342,7 +342,7 @@ impl Ingest<'_> {
                 Err(errno) => return Err(errno).at("put in place", to.display()),
             }
         }
-        for layer in layers.iter().filter(|layer| !store.has_blob(&layer.digest)) {
+        if let Some(layer) = layers.iter().find(|layer| !store.has_blob(&layer.digest)) {
             return Err(Error::invalid("image", format!("the blob of layer {} is missing", layer.digest)));
         }
         for directory in [blobs, store.root.join("layers")] {

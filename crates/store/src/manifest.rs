@@ -183,7 +183,7 @@ mod tests {
             format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#),
             format!(r#"{{"schemaVersion":2,"config":{config},"config":{config},"layers":[]}}"#),
             format!(r#"{{"schemaVersion":2,"config":{{"digest":"{d}","size":-1}},"layers":[]}}"#),
-            format!(r#"{{"schemaVersion":2,"config":{{"digest":"sha256:../x","size":1}},"layers":[]}}"#),
+            r#"{"schemaVersion":2,"config":{"digest":"sha256:../x","size":1},"layers":[]}"#.into(),
             format!(r#"{{"schemaVersion":2,"mediaType":"text/html","config":{config},"layers":[]}}"#),
             format!("{good}{good}"),
             "[".repeat(200_000),

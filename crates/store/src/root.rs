@@ -81,7 +81,7 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     let mut pending = vec![name.to_vec()];
     let mut moved = 0u64;
     while let Some(name) = pending.pop() {
-        remove_levels(dir, dir, &name, 0, &mut |parent, child| {
+        remove_levels(dir, &name, 0, &mut |parent, child| {
             moved += 1;
             let up = format!(".removing-{}-{moved}", std::process::id()).into_bytes();
             rustix::fs::renameat(parent, child, dir, up.as_slice())?;
@@ -94,7 +94,7 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 
 type MoveUp<'a> = dyn FnMut(BorrowedFd<'_>, &[u8]) -> Result<()> + 'a;
 
-fn remove_levels(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8], depth: usize, move_up: &mut MoveUp<'_>) -> Result<()> {
+fn remove_levels(dir: BorrowedFd<'_>, name: &[u8], depth: usize, move_up: &mut MoveUp<'_>) -> Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}
@@ -110,7 +110,7 @@ fn remove_levels(top: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &[u8], depth: u
     }
     let child = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?;
     for entry in names(&child)? {
-        remove_levels(top, child.as_fd(), &entry, depth + 1, move_up)?;
+        remove_levels(child.as_fd(), &entry, depth + 1, move_up)?;
     }
     match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
