@@ -1,1 +1,39 @@
-//! naru-runtime
+//! The container runtime: from an OCI specification to a running process, and the monitor that stays with it.
+//!
+//! ```text
+//! daemon ── Spawner::start ──seqpacket──▶ spawner ──fork──▶ monitor ──clone3──▶ container process
+//!    └────────── Watch connection, attach and exec streams ────┘
+//! ```
+//!
+//! - [`spec`], [`defaults`]: what to run
+//! - [`user`], [`seccomp`], [`cgroup`]: parts of the plan
+//! - `plan`, `child`, `rootfs`, `mounts`: everything computed before the clone, and what the child then does
+//! - [`spawner`], [`monitor`]: the processes around a container
+//! - [`oci`]: the same runtime as an OCI command line (`naru oci`)
+//!
+//! Nothing here uses threads or an async runtime: the spawner and the monitors fork.
+
+#![warn(missing_docs)]
+
+mod bytes;
+pub mod cgroup;
+mod child;
+pub mod defaults;
+mod error;
+mod handshake;
+mod hooks;
+mod identity;
+mod launch;
+mod lookup;
+pub mod monitor;
+mod mounts;
+mod plan;
+mod reaper;
+pub mod rootfs;
+pub mod seccomp;
+pub mod spawner;
+pub mod spec;
+mod time;
+pub mod user;
+
+pub use error::{Error, FailureReason, Result, StartFailure};

@@ -56,14 +56,7 @@ pub fn set_attributes(fd: BorrowedFd<'_>, change: SetAttr<'_>) -> Result<(), Err
     let flags = libc::AT_EMPTY_PATH | if change.recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the structure is the kernel's first version and lives across the call; the path is the empty string.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            fd.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const attributes,
-            size_of::<MountAttr>(),
-        )
+        libc::syscall(libc::SYS_mount_setattr, fd.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size_of::<MountAttr>())
     })
     .map(drop)
 }

@@ -37,7 +37,8 @@ impl SingleThread {
     ///
     /// `flags` are `CLONE_NEW*` and `CLONE_PARENT`; `CLONE_VM` and its relatives are refused.
     pub fn clone3(self, flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone3, Errno> {
-        const SHARING: u64 = (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_FS) as u64;
+        const SHARING: u64 =
+            (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD | libc::CLONE_FS) as u64;
         const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
         if flags & SHARING != 0 {
             return Err(Errno::INVAL);
@@ -298,10 +299,8 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
 /// `pidfd_send_signal(2)` with any signal number, 0 included.
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     // SAFETY: takes plain integers and a null pointer that the call allows.
-    check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0) })
+        .map(drop)
 }
 
 /// How a child ended.

@@ -1,0 +1,765 @@
+//! What the new process does between clone3 and exec.
+//!
+//! It was forked by a process with one thread and only performs system calls on what the plan holds. Order matters:
+//!
+//! 1. cgroup, id maps, namespaces; file systems that need them are made as detached mounts while the host's `/proc` is
+//!    still visible (a user namespace may mount proc only then)
+//! 2. the root file system is attached over `/` and pivoted to: from here on the host's file system is not reachable
+//! 3. mounts, devices, sysctls, masks: every target opened inside the root, every mount attached by descriptor;
+//!    `/proc` files are reached through the proc mount made here, never through the container's path (CVE-2025-52881)
+//! 4. identity, filter, exec
+
+use crate::error::{FailureReason, StartFailure, ignore};
+use crate::handshake::ChildEnd;
+use crate::identity::{self, Rights};
+use crate::lookup::{self, errno_text};
+use crate::mounts::{self, MS_PRIVATE, Options, Planned, What, attach, clone_of, mount_failure};
+use crate::plan::{Plan, ProcessPlan};
+use crate::rootfs::{copy_tree, create_dir_all, create_file, open_in, open_plain};
+use naru_sys::mount::{SetAttr, attr, set_attributes};
+use naru_sys::process::{self, SingleThread};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+type Step<T = ()> = Result<T, StartFailure>;
+
+/// Standard streams of a process without a terminal.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(Errno) -> StartFailure {
+    move |errno| StartFailure::other(format!("{what}: {}", errno_text(errno)))
+}
+
+/// Runs the child; comes back only with an error.
+pub(crate) fn run(threads: SingleThread, plan: &mut Plan, stdio: Option<Stdio>, channel: &mut ChildEnd) -> StartFailure {
+    match start(threads, plan, stdio, channel) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    }
+}
+
+pub(crate) enum Never {}
+
+fn start(threads: SingleThread, plan: &mut Plan, stdio: Option<Stdio>, channel: &mut ChildEnd) -> Step<Never> {
+    process::reset_signals();
+    ignore(process::set_dumpable(false));
+    join(threads, plan, channel)?;
+    let mut child = Child { plan, proc: None, sys: None, devpts: None, null_attached: None };
+    let prepared = child.prepare()?;
+    child.enter_root()?;
+    let root = root()?;
+    child.mount_all(root.as_fd(), prepared)?;
+    child.devices()?;
+    child.sysctls()?;
+    if !child.plan.create_container_hooks.is_empty() {
+        run_hooks("createContainer", &child.plan.create_container_hooks, &child.plan.hook_state)?;
+        child.pivot()?;
+    }
+    let root = self::root()?;
+    let terminal = if child.plan.process.terminal { Some(child.terminal(root.as_fd())?) } else { None };
+    child.protect(root.as_fd())?;
+    child.finish_root(root.as_fd())?;
+    if let Some(name) = &child.plan.hostname {
+        rustix::system::sethostname(name.as_bytes()).map_err(failed("set the host name"))?;
+    }
+    if let Some(name) = &child.plan.domainname {
+        rustix::system::setdomainname(name.as_bytes()).map_err(failed("set the domain name"))?;
+    }
+    let proc = child.proc.take().expect("made in prepare");
+    let plan = &*child.plan;
+    if let Some(name) = &plan.keyring {
+        keyring(name)?;
+    }
+    let stdio = match terminal {
+        Some((master, slave)) => {
+            if let Some((rows, columns)) = plan.process.console_size.filter(|(rows, columns)| *rows != 0 && *columns != 0) {
+                set_size(master.as_fd(), rows, columns);
+            }
+            channel.terminal(master.as_fd()).map_err(failed("send the terminal"))?;
+            drop(master);
+            Streams::Terminal(slave)
+        }
+        None => Streams::Pipes(stdio.expect("a process without a terminal has streams")),
+    };
+    Process { plan: &plan.process, proc, container: Some(plan), threads }.execute(stdio, channel)
+}
+
+/// A new session keyring; kernels without keys and filters without keyctl are fine.
+pub(crate) fn keyring(name: &std::ffi::CStr) -> Step {
+    match process::new_session_keyring(name) {
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => Ok(()),
+        Err(errno) => Err(failed("make a session keyring")(errno)),
+    }
+}
+
+pub(crate) fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) {
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // A terminal that has hung up has no size.
+    ignore(rustix::termios::tcsetwinsize(terminal, size));
+}
+
+fn run_hooks(stage: &str, hooks: &[crate::spec::Hook], state: &str) -> Step {
+    crate::hooks::run(stage, hooks, state).map_err(|error| StartFailure::other(error.to_string()))
+}
+
+fn root() -> Step<OwnedFd> {
+    rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open the root"))
+}
+
+/// Cgroup, user and other namespaces.
+fn join(threads: SingleThread, plan: &Plan, channel: &ChildEnd) -> Step {
+    for procs in &plan.entry.procs {
+        rustix::io::write(procs, b"0").map_err(failed("join the cgroup"))?;
+    }
+    if plan.id_maps.is_some() {
+        channel.user_namespace()?;
+        become_root()?;
+    }
+    for (namespace, flag) in &plan.joins {
+        process::setns(namespace.as_fd(), *flag).map_err(failed("join a namespace"))?;
+        if *flag == libc::CLONE_NEWUSER as u64 {
+            become_root()?;
+        }
+    }
+    if plan.new_cgroup_namespace {
+        process::unshare(threads, libc::CLONE_NEWCGROUP as u64).map_err(failed("make a cgroup namespace"))?;
+    }
+    if plan.loopback {
+        naru_sys::net::loopback_up().map_err(failed("set the loopback interface up"))?;
+    }
+    match rustix::process::setsid() {
+        // Leader already: joined without a new pid.
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(failed("make a session")(errno)),
+    }
+    if plan.runtime_hooks {
+        channel.hooks()?;
+    }
+    Ok(())
+}
+
+/// Root of the user namespace just entered.
+fn become_root() -> Step {
+    let (user, group) = (Uid::ROOT, Gid::ROOT);
+    rustix::thread::set_thread_res_gid(group, group, group).map_err(failed("become the namespace's root group"))?;
+    rustix::thread::set_thread_res_uid(user, user, user).map_err(failed("become the namespace's root"))
+}
+
+/// Where the mounts made by us are, to reach files below them without a path of the container.
+struct Child<'a> {
+    plan: &'a mut Plan,
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+    devpts: Option<OwnedFd>,
+    null_attached: Option<OwnedFd>,
+}
+
+impl Child<'_> {
+    /// Makes the file systems as detached mounts, by index of the plan's mounts.
+    fn prepare(&mut self) -> Step<Vec<Option<OwnedFd>>> {
+        let mut prepared = Vec::with_capacity(self.plan.mounts.len());
+        for planned in &self.plan.mounts {
+            let mount = match &planned.what {
+                What::FileSystem { kind } => Some(make_file_system(kind, planned)?),
+                What::CgroupV1 { .. } => {
+                    let options =
+                        Options { set: planned.options.set, data: vec![("mode".into(), Some("755".into()))], ..Options::default() };
+                    let made = mounts::make("tmpfs", "cgroup", &options, attr::RDONLY);
+                    Some(made.map_err(|errno| mount_failure("cgroup", &planned.destination, errno))?)
+                }
+                What::Tree { .. } => None,
+            };
+            if let (Some(mount), What::FileSystem { kind }) = (&mount, &planned.what) {
+                let slot = match (kind.as_str(), planned.destination.to_str()) {
+                    ("proc", Some("/proc")) => &mut self.proc,
+                    ("sysfs", Some("/sys")) => &mut self.sys,
+                    ("devpts", Some("/dev/pts")) => &mut self.devpts,
+                    _ => {
+                        prepared.push(Some(duplicate(mount)?));
+                        continue;
+                    }
+                };
+                *slot = Some(duplicate(mount)?);
+            }
+            prepared.push(mount);
+        }
+        if self.proc.is_none() {
+            let made = mounts::make("proc", "proc", &Options::default(), 0);
+            self.proc = Some(made.map_err(|errno| mount_failure("proc", Path::new("/proc"), errno))?);
+        }
+        Ok(prepared)
+    }
+
+    fn enter_root(&mut self) -> Step {
+        let here = root()?;
+        set_attributes(here.as_fd(), SetAttr { propagation: MS_PRIVATE, recursive: true, ..SetAttr::default() })
+            .map_err(failed("make all mounts private"))?;
+        attach(self.plan.rootfs.as_fd(), here.as_fd()).map_err(failed("attach the root file system"))?;
+        if self.plan.create_container_hooks.is_empty() {
+            self.pivot()?;
+        } else {
+            // Those hooks are programs of the host: `/` stays the host's until they have run. Targets are opened inside
+            // the new root all the same, as it is the working root of every lookup below.
+            rustix::process::fchdir(&self.plan.rootfs).map_err(failed("enter the root file system"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the root file system `/` and lets go of the host's.
+    fn pivot(&self) -> Step {
+        rustix::process::fchdir(&self.plan.rootfs).map_err(failed("enter the root file system"))?;
+        // The same directory twice: the old root ends up on top of the new one, from where it is unmounted.
+        rustix::process::pivot_root(".", ".").map_err(failed("pivot_root"))?;
+        rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("unmount the host's root"))?;
+        rustix::process::chdir("/").map_err(failed("enter the root file system"))
+    }
+
+    fn mount_all(&mut self, root: BorrowedFd<'_>, prepared: Vec<Option<OwnedFd>>) -> Step {
+        // Before the pivot the new root is where the plan's mount is attached.
+        let new_root = duplicate(&self.plan.rootfs)?;
+        let root = if self.plan.create_container_hooks.is_empty() { root } else { new_root.as_fd() };
+        for (planned, mount) in self.plan.mounts.iter().zip(prepared) {
+            mount_one(root, planned, mount).map_err(|failure| match failure {
+                Failed::Errno(errno) => mount_failure(&planned.source, &planned.destination, errno),
+                Failed::Text(failure) => failure,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn root_of_lookups(&self) -> Step<OwnedFd> {
+        if self.plan.create_container_hooks.is_empty() { root() } else { duplicate(&self.plan.rootfs) }
+    }
+
+    fn devices(&mut self) -> Step {
+        let root = self.root_of_lookups()?;
+        let root = root.as_fd();
+        let Some(devices) = &self.plan.devices else { return Ok(()) };
+        // Modes are meant as they are written.
+        let umask = rustix::process::umask(Mode::empty());
+        for device in devices {
+            make_device(root, device).map_err(failed(format!("make the device {}", device.path.display())))?;
+        }
+        rustix::process::umask(umask);
+        for (link, target) in [
+            ("/dev/fd", "/proc/self/fd"),
+            ("/dev/stdin", "/proc/self/fd/0"),
+            ("/dev/stdout", "/proc/self/fd/1"),
+            ("/dev/stderr", "/proc/self/fd/2"),
+            ("/dev/core", "/proc/kcore"),
+            ("/dev/ptmx", "pts/ptmx"),
+        ] {
+            if link == "/dev/core" && open_beneath(self.proc.as_ref(), Path::new("kcore")).is_err() {
+                continue;
+            }
+            let (directory, name) = parent(root, Path::new(link)).map_err(failed(format!("make {link}")))?;
+            match rustix::fs::symlinkat(target, &directory, name) {
+                Ok(()) => {}
+                // The image's or the user's own; /dev/ptmx of an image without a tmpfs on /dev must be ours.
+                Err(Errno::EXIST) if link != "/dev/ptmx" => {}
+                Err(Errno::EXIST) => {
+                    ignore(rustix::fs::unlinkat(&directory, name, AtFlags::empty()));
+                    rustix::fs::symlinkat(target, &directory, name).map_err(failed(format!("make {link}")))?;
+                }
+                Err(errno) => return Err(failed(format!("make {link}"))(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn sysctls(&self) -> Step {
+        for (file, value) in &self.plan.sysctls {
+            write_proc(self.proc.as_ref(), file, value.as_bytes()).map_err(failed(format!("set the sysctl {}", file.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Opens a terminal of the container's own devpts and puts it on /dev/console.
+    fn terminal(&self, root: BorrowedFd<'_>) -> Step<(OwnedFd, OwnedFd)> {
+        let (master, slave) = open_terminal(root, self.devpts.as_ref().map(AsFd::as_fd))?;
+        let what = || failed("set up /dev/console");
+        rustix::fs::fchown(&slave, Some(Uid::from_raw(self.plan.process.uid)), None).or_else(tolerated).map_err(what())?;
+        // By descriptor: the container's /dev/pts/<n> could be anything (CVE-2025-52565).
+        let clone = clone_of(slave.as_fd(), false).map_err(what())?;
+        let console = create_file(root, Path::new("/dev/console")).map_err(what())?;
+        attach(clone.as_fd(), console.as_fd()).map_err(what())?;
+        Ok((master, slave))
+    }
+
+    /// Masked and read-only paths.
+    fn protect(&mut self, root: BorrowedFd<'_>) -> Step {
+        let mut empty: Option<OwnedFd> = None;
+        let (masked, readonly) = (std::mem::take(&mut self.plan.masked_paths), std::mem::take(&mut self.plan.readonly_paths));
+        for path in &readonly {
+            let Some(target) = self.target(root, path)? else { continue };
+            let clone = clone_of(target.as_fd(), true).map_err(failed(format!("clone {}", path.display())))?;
+            set_attributes(clone.as_fd(), SetAttr { set: attr::RDONLY, recursive: true, ..SetAttr::default() })
+                .and_then(|()| attach(clone.as_fd(), target.as_fd()))
+                .map_err(failed(format!("make {} read-only", path.display())))?;
+        }
+        for path in &masked {
+            let Some(target) = self.target(root, path)? else { continue };
+            let status = rustix::fs::fstat(&target).map_err(failed(format!("look at {}", path.display())))?;
+            let kept = if FileType::from_raw_mode(status.st_mode) == FileType::Directory { &mut empty } else { &mut self.null_attached };
+            let directory = FileType::from_raw_mode(status.st_mode) == FileType::Directory;
+            // The first is the mount itself, later ones are clones of it (only attached mounts can be cloned before
+            // Linux 6.15).
+            let cover = match kept {
+                Some(attached) => clone_of(attached.as_fd(), false),
+                None if directory => mounts::empty_directory(),
+                None => duplicate_errno(&self.plan.null),
+            };
+            let cover = cover.and_then(|cover| attach(cover.as_fd(), target.as_fd()).map(|()| cover));
+            *kept = Some(cover.map_err(failed(format!("mask {}", path.display())))?);
+        }
+        Ok(())
+    }
+
+    /// Opens what is to be protected, if it exists. Below our own proc and sysfs no link of the container matters.
+    fn target(&self, root: BorrowedFd<'_>, path: &Path) -> Step<Option<OwnedFd>> {
+        let below = |prefix: &str, mount: &Option<OwnedFd>| {
+            Some((path.strip_prefix(prefix).ok()?.to_path_buf(), mount.as_ref()?.try_clone().ok()?))
+        };
+        let opened = match below("/proc", &self.proc).or_else(|| below("/sys", &self.sys)) {
+            Some((rest, mount)) => open_in(mount.as_fd(), &rest, OFlags::PATH, Mode::empty()),
+            None => open_in(root, path, OFlags::PATH, Mode::empty()),
+        };
+        match opened {
+            Ok(target) => Ok(Some(target)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
+            Err(errno) => Err(failed(format!("open {}", path.display()))(errno)),
+        }
+    }
+
+    /// Read-only root, propagation, and what was held back.
+    fn finish_root(&self, root: BorrowedFd<'_>) -> Step {
+        for planned in &self.plan.mounts {
+            let held_back = match &planned.what {
+                What::FileSystem { kind } => kind == "tmpfs" && planned.destination == Path::new("/dev"),
+                _ => false,
+            };
+            if held_back && planned.options.set & attr::RDONLY != 0 {
+                let mount = open_in(root, &planned.destination, OFlags::PATH, Mode::empty()).map_err(failed("open /dev"))?;
+                set_attributes(mount.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() })
+                    .map_err(failed("make /dev read-only"))?;
+            }
+        }
+        if self.plan.root_readonly {
+            set_attributes(root, SetAttr { set: attr::RDONLY, ..SetAttr::default() }).map_err(failed("make the root read-only"))?;
+        }
+        if let Some((propagation, recursive)) = self.plan.root_propagation {
+            set_attributes(root, SetAttr { propagation, recursive, ..SetAttr::default() }).map_err(failed("set the root's propagation"))?;
+        }
+        Ok(())
+    }
+}
+
+fn duplicate(fd: &OwnedFd) -> Step<OwnedFd> {
+    duplicate_errno(fd).map_err(failed("duplicate a descriptor"))
+}
+
+fn duplicate_errno(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+}
+
+/// chown of a stream may be refused by its file system; the program then has what it was given.
+fn tolerated(errno: Errno) -> Result<(), Errno> {
+    match errno {
+        Errno::INVAL | Errno::PERM | Errno::ROFS | Errno::NOSYS => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn make_file_system(kind: &str, planned: &Planned) -> Step<OwnedFd> {
+    // Devices are made in /dev before it becomes read-only.
+    let hold_back = if planned.destination == Path::new("/dev") || planned.options.copy_up { attr::RDONLY } else { 0 };
+    match mounts::make(kind, &planned.source, &planned.options, hold_back) {
+        Ok(mount) => Ok(mount),
+        // In a user namespace with a network namespace of others sysfs is refused: the host's, read-only, stands in.
+        Err(Errno::PERM) if kind == "sysfs" => {
+            let options = Options { recursive_bind: true, recursive_set: attr::RDONLY, set: planned.options.set, ..Options::default() };
+            mounts::clone_tree(Path::new("/sys"), &options, None)
+                .map(|(tree, _)| tree)
+                .map_err(|errno| mount_failure(&planned.source, &planned.destination, errno))
+        }
+        Err(errno) => Err(mount_failure(&planned.source, &planned.destination, errno)),
+    }
+}
+
+enum Failed {
+    Errno(Errno),
+    Text(StartFailure),
+}
+
+impl From<Errno> for Failed {
+    fn from(errno: Errno) -> Failed {
+        Failed::Errno(errno)
+    }
+}
+
+const DIRECTORY_MODE: u32 = 0o755;
+
+fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) -> Result<(), Failed> {
+    let mode = Mode::from_raw_mode(DIRECTORY_MODE);
+    match &planned.what {
+        What::Tree { tree, directory } => {
+            let target =
+                if *directory { create_dir_all(root, &planned.destination, mode) } else { create_file(root, &planned.destination) }?;
+            attach(tree.as_fd(), target.as_fd())?;
+        }
+        What::FileSystem { kind } => {
+            let mount = mount.expect("made in prepare");
+            let target = create_dir_all(root, &planned.destination, mode)?;
+            if matches!(kind.as_str(), "proc" | "sysfs") {
+                // Masks and programs reach them by name: a link in their place would make them miss (CVE-2019-19921).
+                open_plain(root, &planned.destination, OFlags::PATH | OFlags::DIRECTORY).map_err(|_| {
+                    Failed::Text(StartFailure::other(format!(
+                        "filesystem {kind:?} must be mounted on ordinary directory: {} is not one",
+                        planned.destination.display()
+                    )))
+                })?;
+            }
+            if kind == "tmpfs" {
+                take_mode_over(&planned.options, target.as_fd(), mount.as_fd())?;
+            }
+            if planned.options.copy_up {
+                let from = open_in(root, &planned.destination, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+                let to = rustix::fs::openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+                copy_tree(from.as_fd(), to.as_fd(), 0)?;
+                if planned.options.set & attr::RDONLY != 0 {
+                    set_attributes(mount.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() })?;
+                }
+            }
+            attach(mount.as_fd(), target.as_fd())?;
+            if let Some((propagation, recursive)) = planned.options.propagation {
+                set_attributes(mount.as_fd(), SetAttr { propagation, recursive, ..SetAttr::default() })?;
+            }
+        }
+        What::CgroupV1 { views } => {
+            let mount = mount.expect("made in prepare");
+            let target = create_dir_all(root, &planned.destination, mode)?;
+            attach(mount.as_fd(), target.as_fd())?;
+            for (name, tree) in views {
+                let point = create_dir_all(mount.as_fd(), Path::new(name), mode)?;
+                attach(tree.as_fd(), point.as_fd())?;
+                for alias in name.split(',').filter(|_| name.contains(',')) {
+                    match rustix::fs::symlinkat(name.as_str(), &mount, alias) {
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
+                }
+            }
+            if planned.options.set & attr::RDONLY != 0 {
+                set_attributes(mount.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tmpfs without a mode of its own gets that of the directory it covers, as with runc.
+fn take_mode_over(options: &Options, target: BorrowedFd<'_>, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    if options.data.iter().any(|(key, _)| key == "mode") || options.set & attr::RDONLY != 0 {
+        return Ok(());
+    }
+    let status = rustix::fs::fstat(target)?;
+    let inside = rustix::fs::openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::fchmod(&inside, Mode::from_raw_mode(status.st_mode & 0o7777))
+}
+
+/// The parent directory (made where missing) and the last component.
+fn parent<'a>(root: BorrowedFd<'_>, path: &'a Path) -> Result<(OwnedFd, &'a std::ffi::OsStr), Errno> {
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let directory = create_dir_all(root, path.parent().unwrap_or(Path::new("/")), Mode::from_raw_mode(DIRECTORY_MODE))?;
+    Ok((directory, name))
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &crate::plan::Device) -> Result<(), Errno> {
+    if let Some(host) = &device.host {
+        let target = create_file(root, &device.path)?;
+        return attach(host.as_fd(), target.as_fd());
+    }
+    let (directory, name) = parent(root, &device.path)?;
+    match rustix::fs::mknodat(&directory, name, device.kind, Mode::from_raw_mode(device.mode), device.number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // Only when /dev is the image's own: what is there must be the very device.
+            let status = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(status.st_mode) == device.kind && (status.st_rdev == device.number || device.kind == FileType::Fifo)
+            {
+                return Ok(());
+            }
+            return Err(Errno::EXIST);
+        }
+        Err(errno) => return Err(errno),
+    }
+    if device.uid != 0 || device.gid != 0 {
+        let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        rustix::fs::chownat(&directory, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Opens a terminal pair on `devpts`, or on the /dev/pts of a host whose /dev is mounted.
+fn open_terminal(root: BorrowedFd<'_>, devpts: Option<BorrowedFd<'_>>) -> Step<(OwnedFd, OwnedFd)> {
+    let what = || failed("open a terminal");
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = match devpts {
+        Some(devpts) => rustix::fs::openat(devpts, "ptmx", flags | OFlags::NOFOLLOW, Mode::empty()),
+        None => open_in(root, Path::new("/dev/pts/ptmx"), flags, Mode::empty()),
+    };
+    let master = master.map_err(what())?;
+    // ptmx is character device 5:2 whatever its path; anything else must not be taken for a terminal.
+    let status = rustix::fs::fstat(&master).map_err(what())?;
+    if status.st_rdev != rustix::fs::makedev(5, 2) {
+        return Err(what()(Errno::NODEV));
+    }
+    rustix::pty::unlockpt(&master).map_err(what())?;
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).map_err(what())?;
+    Ok((master, slave))
+}
+
+/// A terminal for an exec: on the container's /dev/pts, which must be a devpts.
+pub(crate) fn exec_terminal() -> Step<(OwnedFd, OwnedFd)> {
+    open_terminal(root()?.as_fd(), None)
+}
+
+fn open_beneath(proc: Option<&OwnedFd>, path: &Path) -> Result<OwnedFd, Errno> {
+    open_plain(proc.ok_or(Errno::NOENT)?.as_fd(), path, OFlags::PATH)
+}
+
+/// Writes to a file of a proc mount that we have made, so that it is what its name says (CVE-2025-52881).
+fn write_proc(proc: Option<&OwnedFd>, path: &Path, value: &[u8]) -> Result<(), Errno> {
+    let proc = proc.ok_or(Errno::NOENT)?;
+    // "self" is a link of the kernel's own: resolved by number instead.
+    let path = match path.strip_prefix("self") {
+        Ok(rest) => PathBuf::from(self_in(proc)?).join(rest),
+        Err(_) => path.to_path_buf(),
+    };
+    let file = open_plain(proc.as_fd(), &path, OFlags::WRONLY)?;
+    rustix::io::write(&file, value).map(drop)
+}
+
+/// Our number in the pid namespace of the proc mount.
+fn self_in(proc: &OwnedFd) -> Result<String, Errno> {
+    let target = rustix::fs::readlinkat(proc, "self", Vec::new())?;
+    target.into_string().map_err(|_| Errno::PROTO)
+}
+
+/// The streams of the process.
+pub(crate) enum Streams {
+    Pipes(Stdio),
+    /// The slave's side.
+    Terminal(OwnedFd),
+}
+
+/// The last part, common to a container's first process and an exec: identity, filter, exec.
+pub(crate) struct Process<'a> {
+    pub plan: &'a ProcessPlan,
+    /// A proc mount of ours.
+    pub proc: OwnedFd,
+    /// The container's start; `None` for an exec.
+    pub container: Option<&'a Plan>,
+    pub threads: SingleThread,
+}
+
+impl Process<'_> {
+    fn execute(self, streams: Streams, channel: &mut ChildEnd) -> Step<Never> {
+        let plan = self.plan;
+        take_streams(streams, plan.uid)?;
+        if let Some((file, label)) = &plan.label {
+            write_proc(Some(&self.proc), &Path::new("self").join(file), label.as_bytes())
+                .map_err(failed(format!("apply the label {label:?}")))?;
+        }
+        if let Some(score) = plan.oom_score_adj {
+            self.set_oom_score(score)?;
+        }
+        if let Some(scheduling) = &plan.scheduling {
+            process::set_scheduling(scheduling).map_err(failed("set the scheduling policy"))?;
+        }
+        if let Some((class, level)) = plan.io_priority {
+            process::set_io_priority(class, level).map_err(failed("set the I/O priority"))?;
+        }
+        if let Some(persona) = plan.personality {
+            process::set_personality(persona).map_err(failed("set the personality"))?;
+        }
+        for (resource, soft, hard) in &plan.rlimits {
+            process::set_rlimit(*resource, *soft, *hard).map_err(failed(format!("error setting rlimit type {resource}")))?;
+        }
+        rustix::process::umask(Mode::from_raw_mode(plan.umask));
+        let held = identity::held().map_err(failed("read the capabilities"))?;
+        let rights = match &plan.rights {
+            Some(rights) => {
+                rights.bound().map_err(failed("drop capabilities from the bounding set"))?;
+                rights.limited_to(held)
+            }
+            // No word about capabilities: none for a user, all for root, as the kernel does on exec.
+            None => Rights { bounding: u64::MAX, effective: held, permitted: held, ..Rights::default() },
+        };
+        self.become_user(held, rights.effective)?;
+        if plan.no_new_privileges {
+            rustix::thread::set_no_new_privs(true).map_err(failed("set no-new-privileges"))?;
+        }
+        enter_directory(&plan.cwd)?;
+        let search = plan.environment.iter().find_map(|entry| entry.strip_prefix("PATH="));
+        let path = lookup::find(&plan.program, search)?;
+        // Without a word about capabilities a user keeps none: the kernel clears them on exec of a non-root process.
+        let environment = plan.environment.iter().filter_map(|entry| std::ffi::CString::new(entry.as_str()).ok()).collect();
+        let environment = process::StringArray::new(environment);
+        self.wait_for_start(channel)?;
+        if let Some(container) = self.container
+            && !container.start_container_hooks.is_empty()
+        {
+            run_hooks("startContainer", &container.start_container_hooks, &container.hook_state)?;
+        }
+        channel.last_word().map_err(failed("report that the program comes next"))?;
+        restrict(plan, &rights, held)?;
+        drop(self.proc);
+        if self.container.is_some_and(|container| container.init) {
+            crate::reaper::split(self.threads, plan.terminal).map_err(failed("start the program under the reaper"))?;
+        }
+        let errno = process::execve(&path, &plan.arguments, &environment);
+        Err(lookup::explain(&path, errno))
+    }
+
+    fn set_oom_score(&self, score: i32) -> Step {
+        let file = Path::new("self/oom_score_adj");
+        match write_proc(Some(&self.proc), file, score.to_string().as_bytes()) {
+            Ok(()) => Ok(()),
+            // In a user namespace a process that is not dumpable does not own its files; the parent has set it.
+            Err(Errno::ACCESS) if self.container.is_some_and(|plan| plan.id_maps.is_some()) => Ok(()),
+            Err(errno) => Err(failed("set the OOM score")(errno)),
+        }
+    }
+
+    /// Changes to the user while keeping the capabilities for the filter; what is effective is the program's already,
+    /// so that looking the program up sees what the user may see.
+    fn become_user(&self, held: u64, effective: u64) -> Step {
+        let plan = self.plan;
+        let groups: Vec<Gid> = plan.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+        match rustix::thread::set_thread_groups(&groups) {
+            // Denied in a user namespace whose maker may not; with nothing to set that is fine.
+            Err(Errno::PERM) if groups.is_empty() => {}
+            other => other.map_err(failed("set the groups"))?,
+        }
+        rustix::thread::set_keep_capabilities(true).map_err(failed("keep the capabilities"))?;
+        let (user, group) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+        rustix::thread::set_thread_res_gid(group, group, group).map_err(failed("set the group"))?;
+        rustix::thread::set_thread_res_uid(user, user, user).map_err(failed("set the user"))?;
+        rustix::thread::set_keep_capabilities(false).map_err(failed("drop the capabilities"))?;
+        let effective = if plan.rights.is_none() && plan.uid != 0 { 0 } else { effective };
+        identity::set(effective, held, 0).map_err(failed("set the capabilities"))
+    }
+
+    /// With `create`, waits until `start` connects, and answers there from then on.
+    fn wait_for_start(&self, channel: &mut ChildEnd) -> Step {
+        let Some(listener) = self.container.and_then(|plan| plan.start_listener.as_ref()) else { return Ok(()) };
+        channel.ready().map_err(failed("report that the container is created"))?;
+        loop {
+            match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+                Ok(connection) => {
+                    *channel = ChildEnd::from_fd(connection);
+                    return Ok(());
+                }
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::AGAIN) => {}
+                Err(errno) => return Err(failed("wait for the start")(errno)),
+            }
+        }
+    }
+}
+
+/// Makes the streams 0 to 2, owned by the user so that it can open /dev/stdout.
+fn take_streams(streams: Streams, uid: u32) -> Step {
+    let what = || failed("set up the standard streams");
+    let (stdin, stdout, stderr) = match &streams {
+        Streams::Terminal(slave) => {
+            rustix::process::ioctl_tiocsctty(slave).map_err(failed("make the terminal the controlling one"))?;
+            (slave.as_fd(), slave.as_fd(), slave.as_fd())
+        }
+        Streams::Pipes(stdio) => (stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd()),
+    };
+    for fd in [stdin, stdout, stderr] {
+        let status = rustix::fs::fstat(fd).map_err(what())?;
+        let null = FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice && status.st_rdev == rustix::fs::makedev(1, 3);
+        if !null && status.st_uid != uid {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None).or_else(tolerated).map_err(what())?;
+        }
+    }
+    // The sources may themselves be 0 to 2 (an OCI command line hands its own on): copies above come first.
+    let copies = [stdin, stdout, stderr].map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3));
+    for (number, copy) in copies.into_iter().enumerate() {
+        process::inherit_as(copy.map_err(what())?.as_fd(), number as i32).map_err(what())?;
+    }
+    Ok(())
+}
+
+/// Enters the working directory and makes sure that it is inside the root (CVE-2024-21626).
+fn enter_directory(cwd: &Path) -> Step {
+    let failed = |errno: Errno| {
+        let reason = if errno == Errno::NOENT { FailureReason::NotFound } else { lookup::reason_of(errno) };
+        let message = format!("chdir to cwd ({:?}) set in config.json failed: {}", cwd.display().to_string(), errno_text(errno));
+        StartFailure { reason, message }
+    };
+    rustix::process::chdir(cwd).map_err(failed)?;
+    // The kernel names a directory outside the root "(unreachable)/..."; getcwd of the C library makes that ENOENT.
+    match rustix::process::getcwd(Vec::new()) {
+        Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),
+        Ok(_) | Err(Errno::NOENT) => Err(StartFailure::other(
+            "current working directory is outside of container mount namespace root -- possible container breakout detected",
+        )),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// The filter, the last capabilities, and no descriptor left but the streams.
+fn restrict(plan: &ProcessPlan, rights: &Rights, held: u64) -> Step {
+    if !plan.seccomp.instructions.is_empty() {
+        // Loading needs CAP_SYS_ADMIN (or no-new-privileges), which the program will not have.
+        identity::set(held, held, 0).map_err(failed("raise the capabilities"))?;
+        naru_sys::seccomp::load(&plan.seccomp.instructions, plan.seccomp.flags).map_err(failed("load the seccomp filter"))?;
+    }
+    if plan.rights.is_some() {
+        rights.apply().map_err(failed("set the capabilities"))?;
+    } else if plan.uid != 0 {
+        identity::set(0, 0, 0).map_err(failed("drop the capabilities"))?;
+    }
+    // Nothing of ours is left to the program (CVE-2024-21626); the channel closes on exec, which is its last word.
+    process::close_from(3 + plan.preserved_fds, true).map_err(failed("close descriptors"))
+}
+
+/// Runs an exec's process: the caller is a child in the container's namespaces.
+pub(crate) fn run_exec(threads: SingleThread, plan: &ProcessPlan, streams: Streams, channel: &mut ChildEnd) -> StartFailure {
+    let result = (|| {
+        let proc = trusted_proc().map_err(failed("mount proc"))?;
+        Process { plan, proc, container: None, threads }.execute(streams, channel)
+    })();
+    match result {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    }
+}
+
+/// The container's own /proc may be a lie; a mount of ours is not. A user namespace may not make one while the visible
+/// one is masked; there the visible one is checked to be the root of a proc file system.
+fn trusted_proc() -> Result<OwnedFd, Errno> {
+    const PROC_ROOT_INODE: u64 = 1;
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    match mounts::make("proc", "proc", &Options::default(), 0) {
+        Err(Errno::PERM) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+            let real = rustix::fs::fstatfs(&proc)?.f_type == PROC_SUPER_MAGIC && rustix::fs::fstat(&proc)?.st_ino == PROC_ROOT_INODE;
+            if real { Ok(proc) } else { Err(Errno::NODEV) }
+        }
+        other => other,
+    }
+}

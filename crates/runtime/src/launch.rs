@@ -1,0 +1,155 @@
+//! The parent's side of a start: clone, then answer the child until its program runs.
+
+use crate::child::{self, Stdio};
+use crate::error::{Error, StartFailure, ignore};
+use crate::handshake::{self, ParentEnd, Word};
+use crate::hooks;
+use crate::plan::Plan;
+use crate::spec::{Hooks, Spec};
+use naru_sys::process::{self, Clone3, SingleThread};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A process that runs its program, or with a start listener waits to.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub terminal: Option<OwnedFd>,
+}
+
+/// What the parent needs for hooks.
+pub(crate) struct HookContext<'a> {
+    pub id: &'a str,
+    pub bundle: &'a str,
+    pub spec: &'a Spec,
+}
+
+fn other(action: &'static str) -> impl FnOnce(Errno) -> StartFailure {
+    move |errno| Error::System { action, errno }.into()
+}
+
+/// Starts the container. On failure nothing of it is left but its cgroup.
+pub(crate) fn launch(
+    threads: SingleThread,
+    mut plan: Plan,
+    stdio: Option<Stdio>,
+    context: &HookContext<'_>,
+) -> Result<Launched, StartFailure> {
+    if let Some(namespace) = &plan.join_pid {
+        process::setns(namespace.as_fd(), libc::CLONE_NEWPID as u64).map_err(other("join the pid namespace"))?;
+    }
+    if let Some(offsets) = &plan.new_time_namespace {
+        process::unshare(threads, libc::CLONE_NEWTIME as u64).map_err(other("make a time namespace"))?;
+        if !offsets.is_empty() {
+            std::fs::write("/proc/self/timens_offsets", offsets)
+                .map_err(|error| StartFailure::other(format!("set the time offsets: {error}")))?;
+        }
+    }
+    let (parent, mut channel) = handshake::pair().map_err(other("make a socket pair"))?;
+    let clone = match threads.clone3(plan.clone_flags, plan.entry.unified.as_ref().map(AsFd::as_fd)) {
+        Ok(clone) => clone,
+        Err(errno) => return Err(other("clone the container's process")(errno)),
+    };
+    match clone {
+        Clone3::Child => {
+            // The parent's end would keep its end of file from us.
+            drop(parent);
+            let failure = child::run(threads, &mut plan, stdio, &mut channel);
+            channel.failed(&failure);
+            process::exit_now(1)
+        }
+        Clone3::Parent { pid, pidfd } => {
+            drop((channel, stdio));
+            let maps = plan.id_maps.take();
+            let oom_score_adj = plan.process.oom_score_adj;
+            // The rest of the plan is the child's; letting go of it releases mounts and descriptors.
+            drop(plan);
+            let attending = Attending { pid, maps, oom_score_adj, context };
+            match attending.attend(&parent) {
+                Ok(terminal) => Ok(Launched { pid, pidfd, terminal }),
+                Err(failure) => {
+                    ignore(process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL));
+                    let ended = process::wait_child(pid, true);
+                    Err(failure.unwrap_or_else(|| died(ended)))
+                }
+            }
+        }
+    }
+}
+
+/// The child has ended without a word.
+pub(crate) fn died(ended: Result<Option<(i32, process::Ended)>, Errno>) -> StartFailure {
+    StartFailure::other(match ended {
+        Ok(Some((_, process::Ended::Killed(libc::SIGKILL)))) => {
+            "container init was killed while it was set up (out of memory: is the memory limit too low?)".to_owned()
+        }
+        Ok(Some((_, process::Ended::Killed(signal)))) => format!("container init was killed by signal {signal} while it was set up"),
+        _ => "container init ended while it was set up".to_owned(),
+    })
+}
+
+struct Attending<'a> {
+    pid: i32,
+    maps: Option<(String, String)>,
+    oom_score_adj: Option<i32>,
+    context: &'a HookContext<'a>,
+}
+
+impl Attending<'_> {
+    /// Until the program runs; `None` as error means that the child died.
+    fn attend(&self, channel: &ParentEnd) -> Result<Option<OwnedFd>, Option<StartFailure>> {
+        let mut terminal = None;
+        let mut announced = false;
+        loop {
+            match channel.hear().map_err(|errno| Some(other("hear from the container's process")(errno)))? {
+                Word::UserNamespace => {
+                    self.write_maps().map_err(Some)?;
+                    channel.go_on().map_err(|_| None)?;
+                }
+                Word::Hooks => {
+                    self.runtime_hooks().map_err(|error| Some(error.into()))?;
+                    channel.go_on().map_err(|_| None)?;
+                }
+                Word::Terminal(fd) => terminal = Some(fd),
+                Word::Exec => announced = true,
+                Word::Ready => return Ok(terminal),
+                Word::Failed(failure) => return Err(Some(failure)),
+                Word::Gone if announced => return Ok(terminal),
+                Word::Gone => return Err(None),
+            }
+        }
+    }
+
+    fn write_maps(&self) -> Result<(), StartFailure> {
+        let write = |name: &str, text: &str| {
+            let path = format!("/proc/{}/{name}", self.pid);
+            std::fs::write(&path, text).map_err(|error| StartFailure::other(format!("write {path}: {error}")))
+        };
+        if let Some(score) = self.oom_score_adj {
+            write("oom_score_adj", &score.to_string())?;
+        }
+        if let Some((users, groups)) = &self.maps {
+            write("uid_map", users)?;
+            write("gid_map", groups)?;
+        }
+        Ok(())
+    }
+
+    fn runtime_hooks(&self) -> Result<(), Error> {
+        let empty = Hooks::default();
+        let list = self.context.spec.hooks.as_ref().unwrap_or(&empty);
+        let state = hooks::state(self.context.id, "creating", self.pid, self.context.bundle, self.context.spec);
+        hooks::run("prestart", &list.prestart, &state)?;
+        hooks::run("createRuntime", &list.create_runtime, &state)
+    }
+}
+
+/// Enters the namespaces of a process: `flags` are the `CLONE_NEW*` that differ from ours.
+pub(crate) fn enter(pidfd: BorrowedFd<'_>, flags: u64) -> Result<(), StartFailure> {
+    let (user, rest) = (flags & libc::CLONE_NEWUSER as u64, flags & !(libc::CLONE_NEWUSER as u64) & !(libc::CLONE_NEWPID as u64));
+    if rest | user == 0 {
+        return Ok(());
+    }
+    process::setns(pidfd, rest | user).map_err(other("join the container's namespaces"))
+}

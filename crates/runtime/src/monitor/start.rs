@@ -1,0 +1,232 @@
+//! From the fork to the running container: reads the start frame, starts the container, then serves.
+
+use super::external;
+use super::files::Directory;
+use super::log::Sink;
+use super::process::{self as streams, MAIN, Phase, Process};
+use super::protocol::{Event, Start, StartRootfs, StartRuntime, encode, read_frame};
+use super::serve::{Backend, Monitor};
+use super::sink::Subscription;
+use crate::cgroup::Cgroup;
+use crate::error::{Error, Result, StartFailure, errno_of, ignore};
+use crate::hooks;
+use crate::launch::{HookContext, launch};
+use crate::plan::{Input, Plan};
+use crate::seccomp::Program;
+use crate::spec::NamespaceKind;
+use naru_sys::process::{self, SingleThread};
+use naru_sys::seccomp::Instruction;
+use rustix::fs::{Mode, OFlags};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// The spawner's child: `fds` are the control connection and what the start frame says.
+pub(crate) fn main(threads: SingleThread, fds: Vec<OwnedFd>) -> i32 {
+    ignore(rustix::process::setsid());
+    ignore(rustix::thread::set_name(c"naru-monitor"));
+    process::default_signals(&[libc::SIGCHLD]);
+    process::close_all_but(3, &mut fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()).ok();
+    quiet();
+    let mut fds = fds.into_iter();
+    let Some(control) = fds.next() else { return 1 };
+    let mut control = UnixStream::from(control);
+    let (start, program) = match receive(&mut control) {
+        Ok(received) => received,
+        Err(error) => {
+            refuse(&mut control, error.into());
+            return 1;
+        }
+    };
+    match begin(threads, start, program, fds.collect()) {
+        Ok(monitor) => {
+            // What parsing and planning has touched goes back before the long wait.
+            monitor.serve(control.into())
+        }
+        Err(failure) => {
+            refuse(&mut control, failure);
+            1
+        }
+    }
+}
+
+/// The daemon's standard error is not ours: its reader may go away.
+fn quiet() {
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        for number in 0..3 {
+            ignore(process::inherit_as(null.as_fd(), number));
+        }
+    }
+}
+
+fn refuse(control: &mut UnixStream, failure: StartFailure) {
+    // If the daemon is gone, nobody waits for the container.
+    drop(control.write_all(&encode(&Event::StartFailed { reason: failure.reason, message: failure.message })));
+}
+
+fn receive(control: &mut UnixStream) -> Result<(Start, Program)> {
+    let frame = read_frame(control)?.ok_or_else(|| Error::Unavailable("the start request ended early".into()))?;
+    let start: Start = super::decode(&frame)?;
+    let mut program = Program { instructions: Vec::with_capacity(start.seccomp_instructions as usize), flags: start.seccomp_flags };
+    let mut bytes = vec![0; start.seccomp_instructions as usize * 8];
+    control.read_exact(&mut bytes).map_err(Error::io("read the seccomp program"))?;
+    program.instructions.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| Instruction::from_bytes(*bytes)));
+    Ok((start, program))
+}
+
+/// Descriptors of a start, sorted out.
+struct Descriptors {
+    rootfs: Option<OwnedFd>,
+    network_namespace: Option<OwnedFd>,
+    clients: Vec<(OwnedFd, Subscription)>,
+}
+
+fn sort_out(start: &Start, fds: Vec<OwnedFd>) -> Result<Descriptors> {
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| Error::Invalid("the start request lacks a descriptor".into()));
+    let rootfs = match start.rootfs {
+        StartRootfs::Descriptor => Some(next()?),
+        StartRootfs::Path(_) => None,
+    };
+    let network_namespace = if start.network_namespace { Some(next()?) } else { None };
+    let mut clients = Vec::new();
+    for &(stdin, stdout, stderr) in &start.attach {
+        clients.push((next()?, Subscription { process: MAIN, stdin, stdout, stderr, raw: start.tty }));
+    }
+    Ok(Descriptors { rootfs, network_namespace, clients })
+}
+
+fn begin(threads: SingleThread, mut start: Start, program: Program, fds: Vec<OwnedFd>) -> Result<Monitor, StartFailure> {
+    let descriptors = sort_out(&start, fds)?;
+    let directory = Directory::open(&start.directory)?;
+    let listener = directory.listen()?;
+    let log = start.log.take().map(|log| Sink::open(log, Some(threads))).transpose()?;
+    let begun = match std::mem::replace(&mut start.runtime, StartRuntime::Native) {
+        StartRuntime::Native => native(threads, &mut start, program, descriptors),
+        StartRuntime::External { program, args, bundle } => external::begin(
+            threads,
+            &mut start,
+            descriptors.rootfs,
+            descriptors.network_namespace,
+            external::Runtime { program, args, bundle },
+        )
+        .map(|(main, backend)| Begun { main, backend, clients: descriptors.clients }),
+    };
+    match begun {
+        Ok(begun) => Monitor::new(threads, start.id, directory, listener, log, begun.main, begun.backend, begun.clients),
+        Err(failure) => {
+            directory.remove_socket();
+            Err(failure)
+        }
+    }
+}
+
+struct Begun {
+    main: Process,
+    backend: Backend,
+    clients: Vec<(OwnedFd, Subscription)>,
+}
+
+/// Removes a cgroup unless the start succeeds.
+struct Rollback<'a>(Option<&'a Cgroup>);
+
+impl Drop for Rollback<'_> {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.0.take() {
+            drop(cgroup.kill());
+            drop(cgroup.remove());
+        }
+    }
+}
+
+fn native(threads: SingleThread, start: &mut Start, program: Program, descriptors: Descriptors) -> Result<Begun, StartFailure> {
+    if let StartRootfs::Path(path) = &start.rootfs {
+        start.spec.root.get_or_insert_default().path = path.display().to_string();
+    }
+    let linux = start.spec.linux_mut();
+    if linux.cgroups_path.is_empty() {
+        linux.cgroups_path = format!("/naru/{}", start.id);
+    }
+    let cgroup = Cgroup::new(&linux.cgroups_path)?;
+    cgroup.create()?;
+    let mut rollback = Rollback(Some(&cgroup));
+    if let Some(resources) = &linux.resources {
+        cgroup.apply(resources)?;
+    }
+    let bundle = start.directory.display().to_string();
+    let stdin = start.open_stdin || start.attach.iter().any(|client| client.0);
+    let (stdio, ends) = if start.tty {
+        (None, None)
+    } else {
+        let (stdio, ends) = streams::pipes(stdin, true, true)?;
+        (Some(stdio), Some(ends))
+    };
+    let plan = Plan::new(Input {
+        id: start.id.as_str(),
+        spec: &start.spec,
+        rootfs: descriptors.rootfs,
+        bundle: Path::new(&bundle),
+        network_namespace: descriptors.network_namespace,
+        cgroup: &cgroup,
+        seccomp: program.clone(),
+        terminal: start.tty,
+        init: start.init,
+        new_keyring: true,
+        preserved_fds: 0,
+        start_listener: None,
+    })?;
+    let namespaces = plan.clone_flags
+        | plan.joins.iter().fold(0, |flags, (_, flag)| flags | flag)
+        | if plan.new_cgroup_namespace { NamespaceKind::Cgroup.flag() } else { 0 };
+    let shared_pid_namespace = plan.shared_pid_namespace;
+    let context = HookContext { id: start.id.as_str(), bundle: &bundle, spec: &start.spec };
+    let launched = launch(threads, plan, stdio, &context)?;
+    // Children of this process are born in the container's pid namespace from now on: an exec is one clone.
+    process::setns(launched.pidfd.as_fd(), libc::CLONE_NEWPID as u64).ok();
+    let ends = match (&launched.terminal, ends) {
+        (Some(terminal), _) => streams::terminal_ends(terminal, true)?,
+        (None, Some(ends)) => ends,
+        (None, None) => return Err(StartFailure::other("the container's process sent no terminal")),
+    };
+    let poststart = start.spec.hooks.as_ref().map(|hooks| hooks.poststart.clone()).unwrap_or_default();
+    if !poststart.is_empty() {
+        let state = hooks::state(start.id.as_str(), "running", launched.pid, &bundle, &start.spec);
+        if let Err(error) = hooks::run("poststart", &poststart, &state) {
+            ignore(process::pidfd_signal(launched.pidfd.as_fd(), libc::SIGKILL));
+            ignore(process::wait_child(launched.pid, true));
+            return Err(error.into());
+        }
+    }
+    rollback.0 = None;
+    drop(rollback);
+    let poststop = start.spec.hooks.as_ref().map(|hooks| hooks.poststop.clone()).unwrap_or_default();
+    let poststop_state =
+        if poststop.is_empty() { String::new() } else { hooks::state(start.id.as_str(), "stopped", 0, &bundle, &start.spec) };
+    let backend = Backend::Native { cgroup, seccomp: program, namespaces, shared_pid_namespace, poststop, poststop_state };
+    Ok(Begun { main: main_process(launched.pid, launched.pidfd, launched.terminal, ends, start), backend, clients: descriptors.clients })
+}
+
+pub(super) fn main_process(pid: i32, pidfd: OwnedFd, terminal: Option<OwnedFd>, ends: streams::Ends, start: &Start) -> Process {
+    Process {
+        exec: None,
+        pid,
+        pidfd,
+        tty: start.tty,
+        terminal,
+        held: ends.held,
+        input: ends.input,
+        input_once: start.stdin_once || !start.open_stdin,
+        outputs: ends.outputs,
+        phase: Phase::Running,
+    }
+}
+
+/// How long the output of a process that has ended may be held open by others it has started.
+pub(super) const DRAIN: Duration = Duration::from_secs(1);
+
+/// An error of the standard library in the words of a failed start.
+pub(super) fn io_failure(what: &str, error: &std::io::Error) -> StartFailure {
+    StartFailure::other(format!("{what}: {}", crate::lookup::errno_text(errno_of(error))))
+}

@@ -1,0 +1,413 @@
+//! The spawner: one small single-threaded process that forks monitors for the daemon and makes network namespaces.
+//!
+//! The daemon has threads and must not fork; the spawner is executed once from a sealed memfd copy of the program (so
+//! that no container can write to the program through `/proc/<pid>/exe`, CVE-2019-5736) and serves one seqpacket socket:
+//!
+//! | first byte | descriptors | effect |
+//! |---|---|---|
+//! | 1 | control connection, then root file system, network namespace and clients as the start frame says | forks a monitor, which reads the start frame from the control connection; no reply |
+//! | 2 | - | replies with a fresh network namespace and a route socket inside it |
+//! | 3 | network namespace | replies with a route socket inside it |
+//!
+//! It ends when the daemon's end of the socket closes; monitors do not.
+
+use crate::bytes::{receive_with_fds, send_with_fds};
+use crate::error::{Error, Result, errno_of, ignore};
+use crate::monitor::{self, Log, LogFile, Start, StartRootfs, StartRuntime, encode};
+use crate::{seccomp, spec};
+use naru_sys::process::{self, Fork, SingleThread};
+use naru_types::ContainerId;
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+/// `argv[0]` of the role.
+pub const ROLE: &str = "naru-spawner";
+
+const OP_START: u8 = 1;
+const OP_NETWORK_NAMESPACE: u8 = 2;
+const OP_ROUTE_SOCKET: u8 = 3;
+/// What the kernel passes in one message (SCM_MAX_FD).
+const MAX_DESCRIPTORS: usize = 253;
+
+/// A handle on the spawner process; it is restarted when it has died.
+#[derive(Debug)]
+pub struct Spawner {
+    connection: Mutex<Connection>,
+    seccomp: seccomp::Cache,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    process: Child,
+}
+
+/// A fresh network namespace; it vanishes with the last descriptor and process in it.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    /// The namespace.
+    pub ns: OwnedFd,
+    /// A `NETLINK_ROUTE` socket opened inside it.
+    pub route: OwnedFd,
+}
+
+/// Everything a container's start needs.
+#[derive(Debug)]
+pub struct StartRequest {
+    /// Its id.
+    pub id: ContainerId,
+    /// A directory of its own that exists (0700): `monitor.sock` and `exit.json` appear there.
+    pub directory: PathBuf,
+    /// The whole specification; `cgroups_path` is where the monitor makes and removes the cgroup.
+    pub spec: spec::Spec,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Joined instead of the one the specification asks for.
+    pub network_namespace: Option<OwnedFd>,
+    /// Give the process a terminal.
+    pub tty: bool,
+    /// Keep standard input open for clients.
+    pub open_stdin: bool,
+    /// Close standard input when the first client that had it has gone.
+    pub stdin_once: bool,
+    /// A small reaper as the first process.
+    pub init: bool,
+    /// Where output goes besides the clients.
+    pub log: Option<LogFile>,
+    /// Clients attached from the first byte.
+    pub attach: Vec<AttachStream>,
+    /// Who runs the container.
+    pub runtime: RuntimeKind,
+}
+
+/// A root file system.
+#[derive(Debug)]
+pub enum Rootfs {
+    /// A detached mount.
+    Mount(OwnedFd),
+    /// A directory of the host.
+    Path(PathBuf),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct AttachStream {
+    /// A stream socket; see [`monitor`] for what is spoken on it.
+    pub socket: OwnedFd,
+    /// Its bytes are standard input.
+    pub stdin: bool,
+    /// It receives standard output.
+    pub stdout: bool,
+    /// It receives standard error.
+    pub stderr: bool,
+}
+
+/// Who runs the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeKind {
+    /// This crate.
+    Native,
+    /// Another OCI runtime's program on a bundle.
+    External {
+        /// The program.
+        program: PathBuf,
+        /// Its global arguments.
+        args: Vec<String>,
+        /// The bundle; `config.json` is written there.
+        bundle: PathBuf,
+    },
+}
+
+impl Spawner {
+    /// Starts the process.
+    pub fn launch() -> Result<Spawner> {
+        Ok(Spawner { connection: Mutex::new(Connection::open()?), seccomp: seccomp::Cache::default() })
+    }
+
+    /// A fresh network namespace with `lo` up.
+    pub fn network_namespace(&self) -> Result<NetworkNamespace> {
+        let mut fds = self.ask(&[OP_NETWORK_NAMESPACE], &[], 2)?.into_iter();
+        let missing = || Error::Unavailable("the spawner's reply lacks a descriptor".into());
+        Ok(NetworkNamespace { ns: fds.next().ok_or_else(missing)?, route: fds.next().ok_or_else(missing)? })
+    }
+
+    /// A route socket inside an existing network namespace.
+    pub fn route_socket(&self, ns: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let fds = self.ask(&[OP_ROUTE_SOCKET], &[ns], 1)?;
+        fds.into_iter().next().ok_or_else(|| Error::Unavailable("the spawner's reply lacks a descriptor".into()))
+    }
+
+    /// Forks a monitor, which starts the container. The connection returned is an open `Watch` connection: the first
+    /// event is `Started` or `StartFailed`.
+    pub fn start(&self, mut request: StartRequest) -> Result<UnixStream> {
+        let filter = match request.spec.linux.as_mut().and_then(|linux| linux.seccomp.take()) {
+            Some(filter) if request.runtime == RuntimeKind::Native => self.seccomp.compile(&filter)?,
+            Some(filter) => {
+                // An external runtime compiles the filter itself.
+                request.spec.linux_mut().seccomp = Some(filter);
+                Default::default()
+            }
+            None => Default::default(),
+        };
+        let (mut ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+        let mut fds = vec![OwnedFd::from(theirs)];
+        let rootfs = match request.rootfs {
+            Rootfs::Mount(fd) => {
+                fds.push(fd);
+                StartRootfs::Descriptor
+            }
+            Rootfs::Path(path) => StartRootfs::Path(path),
+        };
+        let network_namespace = request.network_namespace.is_some();
+        fds.extend(request.network_namespace);
+        let attach = request.attach.iter().map(|client| (client.stdin, client.stdout, client.stderr)).collect();
+        fds.extend(request.attach.into_iter().map(|client| client.socket));
+        if fds.len() > MAX_DESCRIPTORS {
+            return Err(Error::Invalid("too many clients attached before the start".into()));
+        }
+        let start = Start {
+            id: request.id,
+            directory: request.directory,
+            spec: request.spec,
+            rootfs,
+            network_namespace,
+            tty: request.tty,
+            open_stdin: request.open_stdin,
+            stdin_once: request.stdin_once,
+            init: request.init,
+            log: request.log.map(|log| Log {
+                path: log.path,
+                max_size: log.max_size,
+                max_files: log.max_files,
+                compress: log.compress,
+                attrs: log.attrs,
+            }),
+            attach,
+            runtime: match request.runtime {
+                RuntimeKind::Native => StartRuntime::Native,
+                RuntimeKind::External { program, args, bundle } => StartRuntime::External { program, args, bundle },
+            },
+            seccomp_instructions: filter.instructions.len() as u32,
+            seccomp_flags: filter.flags,
+        };
+        let mut payload = encode(&start);
+        if payload.len() > monitor::MAX_FRAME_BYTES {
+            return Err(Error::Invalid("the container's specification is too long".into()));
+        }
+        payload.extend(filter.instructions.iter().flat_map(|instruction| instruction.to_bytes()));
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        self.tell(&[OP_START], &borrowed)?;
+        drop(fds);
+        ours.write_all(&payload)
+            .map_err(|error| Error::Unavailable(format!("the monitor of the container ended: {}", errno_of(&error))))?;
+        Ok(ours)
+    }
+
+    fn tell(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.send(message, fds)
+    }
+
+    fn ask(&self, message: &[u8], fds: &[BorrowedFd<'_>], reply: usize) -> Result<Vec<OwnedFd>> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        connection.send(message, fds)?;
+        let mut answer = [0; 256];
+        let (count, received) =
+            receive_with_fds(connection.socket.as_fd(), &mut answer).map_err(Error::system("receive from the spawner"))?;
+        match answer[..count] {
+            [] => Err(Error::Unavailable("the spawner has ended".into())),
+            [0] if received.len() == reply => Ok(received),
+            [1, a, b, c, d] => {
+                Err(Error::System { action: "make a network namespace", errno: Errno::from_raw_os_error(i32::from_ne_bytes([a, b, c, d])) })
+            }
+            _ => Err(Error::Unavailable("the spawner's reply is not understood".into())),
+        }
+    }
+}
+
+impl Connection {
+    fn open() -> Result<Connection> {
+        let program = sealed_copy()?;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(Error::system("make a socket pair"))?;
+        let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .arg0(ROLE)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(Error::io("execute the spawner"))?;
+        Ok(Connection { socket: ours, process })
+    }
+
+    /// Sends; a spawner that has died (out of memory, an operator's mistake) is replaced once.
+    fn send(&mut self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
+        match send_with_fds(self.socket.as_fd(), message, fds) {
+            Ok(()) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                // It has closed its end, so it has ended: this only reaps it.
+                drop(self.process.wait());
+                *self = Connection::open()?;
+                send_with_fds(self.socket.as_fd(), message, fds).map_err(Error::system("send to the spawner"))
+            }
+            Err(errno) => Err(Error::System { action: "send to the spawner", errno }),
+        }
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Closing our end is what ends it; shutdown does it before the field is dropped, so that it can be reaped here.
+        ignore(rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Both));
+        drop(connection.process.wait());
+    }
+}
+
+/// A copy of this program that nobody can write to.
+fn sealed_copy() -> Result<OwnedFd> {
+    let mut program = std::fs::File::open("/proc/self/exe").map_err(Error::io("open /proc/self/exe"))?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Before Linux 6.3 there is no MFD_EXEC, and every memfd is executable.
+    let copy = rustix::fs::memfd_create(ROLE, flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create(ROLE, flags))
+        .map_err(Error::system("make a memfd"))?;
+    let mut copy = std::fs::File::from(copy);
+    std::io::copy(&mut program, &mut copy).map_err(Error::io("copy the program"))?;
+    rustix::fs::fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
+        .map_err(Error::system("seal the program's copy"))?;
+    // Executing a file that is open for writing is ETXTBSY, so the writable descriptor is traded for another.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Error::system("reopen the program's copy"))
+}
+
+/// The role: serves until the daemon's end of the socket (descriptor 0) closes.
+pub fn main() -> i32 {
+    let Ok(threads) = SingleThread::claim() else { return 1 };
+    // A process of a container must not read our memory or descriptors while it shares a pid namespace with a child
+    // that has not yet executed; forked children inherit this, exec resets it.
+    ignore(process::set_dumpable(false));
+    // No session, no terminal; children that end are reaped by the kernel; signals meant for the daemon's group pass by.
+    ignore(rustix::process::setsid());
+    process::ignore_signals(&[libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE]);
+    let Some(first) = process::claim_fd(0) else { return 1 };
+    let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&first, 3) else { return 1 };
+    drop(first);
+    // 0 is free now and must never be a descriptor that matters.
+    match rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+        Ok(null) => drop(null.into_raw_fd()),
+        Err(_) => return 1,
+    }
+    crate::cgroup::warm();
+    let mut server = Server { threads, socket, home: None };
+    server.serve()
+}
+
+struct Server {
+    threads: SingleThread,
+    socket: OwnedFd,
+    /// Our own network namespace, to come back to.
+    home: Option<OwnedFd>,
+}
+
+impl Server {
+    fn serve(&mut self) -> i32 {
+        loop {
+            let mut message = [0; 16];
+            let (count, fds) = match receive_with_fds(self.socket.as_fd(), &mut message) {
+                Ok(received) => received,
+                Err(Errno::INTR) => continue,
+                Err(_) => return 1,
+            };
+            match message[..count] {
+                [] => return 0,
+                [OP_START] => match self.threads.fork() {
+                    Ok(Fork::Child) => {
+                        // Not a return: descriptors of this process's values are closed there behind their backs.
+                        process::exit_now(monitor::main(self.threads, fds));
+                    }
+                    // On failure the control connection closes, which the daemon sees.
+                    Ok(Fork::Parent { .. }) | Err(_) => {}
+                },
+                [OP_NETWORK_NAMESPACE] => {
+                    let reply = self.namespace();
+                    self.reply(reply);
+                }
+                [OP_ROUTE_SOCKET] => {
+                    let reply = match fds.first() {
+                        Some(ns) => self.inside(ns.as_fd()).map(|route| vec![route]),
+                        None => Err(Errno::INVAL),
+                    };
+                    self.reply(reply);
+                }
+                _ => self.reply(Err(Errno::NOSYS)),
+            }
+        }
+    }
+
+    fn reply(&self, result: std::result::Result<Vec<OwnedFd>, Errno>) {
+        // If the daemon is gone, the next receive says so.
+        ignore(match result {
+            Ok(fds) => {
+                let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+                send_with_fds(self.socket.as_fd(), &[0], &borrowed)
+            }
+            Err(errno) => {
+                let [a, b, c, d] = errno.raw_os_error().to_ne_bytes();
+                send_with_fds(self.socket.as_fd(), &[1, a, b, c, d], &[])
+            }
+        });
+    }
+
+    fn home(&mut self) -> std::result::Result<BorrowedFd<'_>, Errno> {
+        if self.home.is_none() {
+            self.home = Some(own_network_namespace()?);
+        }
+        Ok(self.home.as_ref().expect("just set").as_fd())
+    }
+
+    /// Goes back to our own network namespace. There is no going on in a wrong one.
+    fn return_home(&self) {
+        let home = self.home.as_ref().expect("set before leaving");
+        if process::setns(home.as_fd(), libc::CLONE_NEWNET as u64).is_err() {
+            process::exit_now(1);
+        }
+    }
+
+    fn namespace(&mut self) -> std::result::Result<Vec<OwnedFd>, Errno> {
+        self.home()?;
+        process::unshare(self.threads, libc::CLONE_NEWNET as u64)?;
+        let result = (|| {
+            naru_sys::net::loopback_up()?;
+            Ok(vec![own_network_namespace()?, open_route_socket()?])
+        })();
+        self.return_home();
+        result
+    }
+
+    fn inside(&mut self, ns: BorrowedFd<'_>) -> std::result::Result<OwnedFd, Errno> {
+        self.home()?;
+        process::setns(ns, libc::CLONE_NEWNET as u64)?;
+        let result = open_route_socket();
+        self.return_home();
+        result
+    }
+}
+
+fn own_network_namespace() -> std::result::Result<OwnedFd, Errno> {
+    rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// NETLINK_ROUTE is protocol 0, the default.
+fn open_route_socket() -> std::result::Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+}
