@@ -1,1 +1,29 @@
-//! naru-net
+//! Containers' networks on the host: links, firewall, addresses, ports, and the files that name things.
+//!
+//! - [`Links`]: bridges and veth pairs by rtnetlink, in few messages.
+//! - [`Firewall`]: one nf_tables table; a container or port is an element of a set.
+//! - [`ipam`]: which subnet, which address. [`ports`]: host ports held by sockets. [`proxy`]: what cannot be rewritten.
+//! - [`hosts`], [`resolv`]: the container's files.
+//!
+//! No program is executed, no file of the host's configuration is changed, no other table or link is touched. All calls
+//! but those of [`proxy`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
+//! is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
+
+#![warn(missing_docs)]
+
+mod address;
+mod error;
+mod firewall;
+pub mod hosts;
+pub mod ipam;
+mod links;
+mod netlink;
+mod nft;
+pub mod ports;
+pub mod proxy;
+pub mod resolv;
+
+pub use address::{IpNet, LinkName, MacAddress, Protocol};
+pub use error::{Error, Result};
+pub use firewall::{BridgeRules, Firewall, PortMap, enable_forwarding};
+pub use links::{Bridge, Link, Links, VethPlan};

@@ -1,0 +1,362 @@
+//! nf_tables' messages: tables, chains, sets, elements and rules as netlink requests of one transaction.
+//!
+//! Only what the firewall needs is here. Registers: 1 and 2 are 16 bytes each, 8 and on are 4 bytes each; 1 and 8 are
+//! the same place.
+
+use crate::error::Result;
+use crate::netlink::{Batch, Socket, flags};
+
+const SUBSYSTEM: u16 = 10 << 8;
+const BATCH_BEGIN: u16 = 16;
+const BATCH_END: u16 = 17;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const GET_TABLE: u16 = SUBSYSTEM | 1;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const NEW_SET: u16 = SUBSYSTEM | 9;
+const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+
+/// NFPROTO_INET: rules of one table for IPv4 and IPv6.
+const INET: u8 = 1;
+pub(crate) const IPV4: u8 = 2;
+pub(crate) const IPV6: u8 = 10;
+
+/// nft's numbers of data types; the kernel does not look at them, `nft list` does.
+pub(crate) mod kind {
+    pub const IPV4: u32 = 7;
+    pub const IPV6: u32 = 8;
+    pub const PROTOCOL: u32 = 12;
+    pub const PORT: u32 = 13;
+    pub const IFNAME: u32 = 41;
+
+    /// A concatenation of types.
+    pub fn concat(kinds: &[u32]) -> u32 {
+        kinds.iter().fold(0, |whole, kind| whole << 6 | kind)
+    }
+}
+
+/// A hook a chain hangs at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hook {
+    pub kind: &'static str,
+    pub number: u32,
+    pub priority: i32,
+}
+
+pub(crate) const DNAT_FROM_OUTSIDE: Hook = Hook { kind: "nat", number: 0, priority: -100 };
+pub(crate) const DNAT_FROM_HOST: Hook = Hook { kind: "nat", number: 3, priority: -100 };
+pub(crate) const SNAT: Hook = Hook { kind: "nat", number: 4, priority: 100 };
+pub(crate) const FORWARD: Hook = Hook { kind: "filter", number: 2, priority: 0 };
+
+/// A set or map.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Set {
+    pub name: &'static str,
+    pub key_kind: u32,
+    pub key_length: u32,
+    /// Type and length of the data of a map.
+    pub data: Option<(u32, u32)>,
+    /// Keys are ends of ranges.
+    pub interval: bool,
+}
+
+/// An element: a key, and the data of a map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    pub key: Vec<u8>,
+    pub data: Option<Vec<u8>>,
+    /// The key is the first that is no longer in the range.
+    pub range_end: bool,
+}
+
+/// A part of a rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Expression {
+    /// Family of the packet, into register 1.
+    IsFamily(u8),
+    /// The source address.
+    LoadSource {
+        family: u8,
+        register: u32,
+    },
+    /// The destination address.
+    LoadDestination {
+        family: u8,
+        register: u32,
+    },
+    /// Number of the transport protocol.
+    LoadProtocol {
+        register: u32,
+    },
+    /// Destination port of tcp, udp or sctp.
+    LoadPort {
+        register: u32,
+    },
+    /// Name of the link the packet came by.
+    LoadInName {
+        register: u32,
+    },
+    /// Name of the link the packet leaves by.
+    LoadOutName {
+        register: u32,
+    },
+    /// The destination is an address of this host.
+    ToThisHost,
+    /// The connection's state is one of these bits.
+    StateIs(u32),
+    /// The connection's destination was rewritten.
+    WasRewritten,
+    /// Register 1 is in the set.
+    In(&'static str),
+    /// Register 1 is not in the set.
+    NotIn(&'static str),
+    /// Looks register 1 up in a map; the value replaces it.
+    Map(&'static str),
+    /// Rewrites the destination: address and port from registers.
+    RewriteDestination {
+        family: u8,
+        address: u32,
+        port: u32,
+    },
+    /// Rewrites the source to that of the link the packet leaves by.
+    Masquerade,
+    Accept,
+    Drop,
+}
+
+/// A transaction on one table.
+#[derive(Debug)]
+pub(crate) struct Transaction<'a> {
+    table: &'a str,
+    batch: Batch,
+}
+
+fn header(family: u8, resource: u16) -> [u8; 4] {
+    let resource = resource.to_be_bytes();
+    [family, 0, resource[0], resource[1]]
+}
+
+impl<'a> Transaction<'a> {
+    pub fn new(table: &'a str) -> Self {
+        let mut batch = Batch::default();
+        batch.begin(BATCH_BEGIN, 0, "begin a change of nftables", table, &header(0, SUBSYSTEM >> 8));
+        Transaction { table, batch }
+    }
+
+    fn begin(&mut self, kind: u16, flags: u16, action: &'static str, object: &str) {
+        self.batch.begin(kind, flags, action, format!("{object} of nftables table {}", self.table), &header(INET, 0));
+        self.batch.text(1, self.table);
+    }
+
+    /// Removes the table with everything in it and makes it anew, empty.
+    pub fn fresh_table(&mut self) {
+        // Made first, so that there is something to remove.
+        self.begin(NEW_TABLE, flags::CREATE, "make", "the table");
+        self.begin(DELETE_TABLE, 0, "remove", "the table");
+        self.begin(NEW_TABLE, flags::CREATE, "make", "the table");
+    }
+
+    pub fn delete_table(&mut self) {
+        self.begin(NEW_TABLE, flags::CREATE, "make", "the table");
+        self.begin(DELETE_TABLE, 0, "remove", "the table");
+    }
+
+    pub fn chain(&mut self, name: &str, hook: Hook) {
+        self.begin(NEW_CHAIN, flags::CREATE, "make", name);
+        self.batch.text(3, name);
+        self.batch.nest(4, |b| {
+            b.be32(1, hook.number);
+            b.be32(2, hook.priority.cast_unsigned());
+        });
+        self.batch.text(7, hook.kind);
+    }
+
+    pub fn set(&mut self, set: &Set, id: u32) {
+        const INTERVAL: u32 = 4;
+        const MAP: u32 = 8;
+        self.begin(NEW_SET, flags::CREATE, "make", set.name);
+        self.batch.text(2, set.name);
+        let flags = if set.interval { INTERVAL } else { 0 } | if set.data.is_some() { MAP } else { 0 };
+        self.batch.be32(3, flags);
+        self.batch.be32(4, set.key_kind);
+        self.batch.be32(5, set.key_length);
+        if let Some((kind, length)) = set.data {
+            self.batch.be32(6, kind);
+            self.batch.be32(7, length);
+        }
+        self.batch.be32(10, id);
+    }
+
+    pub fn add(&mut self, set: &str, elements: &[Element]) {
+        self.elements(NEW_ELEMENT, flags::CREATE, "add to", set, elements);
+    }
+
+    pub fn delete(&mut self, set: &str, elements: &[Element]) {
+        self.elements(DELETE_ELEMENT, 0, "delete from", set, elements);
+    }
+
+    fn elements(&mut self, kind: u16, flags: u16, action: &'static str, set: &str, elements: &[Element]) {
+        // A list's length has 16 bits.
+        for elements in elements.chunks(500) {
+            self.begin(kind, flags, action, set);
+            self.batch.text(2, set);
+            self.batch.nest(3, |b| {
+                for element in elements {
+                    b.nest(1, |b| {
+                        if element.range_end {
+                            b.be32(3, 1);
+                        }
+                        b.nest(1, |b| b.attribute(1, &element.key));
+                        if let Some(data) = &element.data {
+                            b.nest(2, |b| b.attribute(1, data));
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    pub fn rule(&mut self, chain: &str, expressions: &[Expression]) {
+        self.begin(NEW_RULE, flags::CREATE | flags::APPEND, "add a rule to", chain);
+        self.batch.text(2, chain);
+        self.batch.nest(4, |b| expressions.iter().for_each(|expression| write(b, *expression)));
+    }
+
+    /// Carries everything out, or nothing.
+    pub fn commit(mut self, socket: &Socket) -> Result<()> {
+        // The last request's answer comes after the transaction has succeeded.
+        self.batch.acknowledge();
+        self.batch.begin(BATCH_END, 0, "end a change of nftables", self.table, &header(0, SUBSYSTEM >> 8));
+        socket.request(self.batch).map(drop)
+    }
+}
+
+/// True when the table exists.
+pub(crate) fn table_exists(socket: &Socket, table: &str) -> Result<bool> {
+    let mut batch = Batch::default();
+    batch.begin(GET_TABLE, flags::ACK, "look for nftables table", table, &header(INET, 0));
+    batch.text(1, table);
+    match socket.request(batch) {
+        Ok(_) => Ok(true),
+        Err(error) if error.errno() == Some(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn expression(b: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
+    b.nest(1, |b| {
+        b.text(1, name);
+        b.nest(2, data);
+    });
+}
+
+fn compare(b: &mut Batch, register: u32, equal: bool, value: &[u8]) {
+    expression(b, "cmp", |b| {
+        b.be32(1, register);
+        b.be32(2, u32::from(!equal));
+        b.nest(3, |b| b.attribute(1, value));
+    });
+}
+
+fn meta(b: &mut Batch, key: u32, register: u32) {
+    expression(b, "meta", |b| {
+        b.be32(2, key);
+        b.be32(1, register);
+    });
+}
+
+fn payload(b: &mut Batch, base: u32, offset: u32, length: u32, register: u32) {
+    expression(b, "payload", |b| {
+        b.be32(1, register);
+        b.be32(2, base);
+        b.be32(3, offset);
+        b.be32(4, length);
+    });
+}
+
+fn has_bits(b: &mut Batch, ct_key: u32, bits: u32) {
+    expression(b, "ct", |b| {
+        b.be32(2, ct_key);
+        b.be32(1, 1);
+    });
+    expression(b, "bitwise", |b| {
+        b.be32(1, 1);
+        b.be32(2, 1);
+        b.be32(3, 4);
+        // The register holds the host's byte order.
+        b.nest(4, |b| b.attribute(1, &bits.to_ne_bytes()));
+        b.nest(5, |b| b.attribute(1, &[0; 4]));
+    });
+    compare(b, 1, false, &[0; 4]);
+}
+
+fn lookup(b: &mut Batch, set: &str, inverted: bool, into: Option<u32>) {
+    expression(b, "lookup", |b| {
+        b.text(1, set);
+        b.be32(2, 1);
+        if let Some(register) = into {
+            b.be32(3, register);
+        }
+        if inverted {
+            b.be32(5, 1);
+        }
+    });
+}
+
+fn verdict(b: &mut Batch, code: i32) {
+    expression(b, "immediate", |b| {
+        b.be32(1, 0);
+        b.nest(2, |b| b.nest(2, |b| b.be32(1, code.cast_unsigned())));
+    });
+}
+
+fn write(b: &mut Batch, part: Expression) {
+    const NETWORK: u32 = 1;
+    const TRANSPORT: u32 = 2;
+    let address = |family| if family == IPV4 { (12, 4) } else { (8, 16) };
+    match part {
+        Expression::IsFamily(family) => {
+            meta(b, 15, 1);
+            compare(b, 1, true, &[family]);
+        }
+        Expression::LoadSource { family, register } => {
+            let (offset, length) = address(family);
+            payload(b, NETWORK, offset, length, register);
+        }
+        Expression::LoadDestination { family, register } => {
+            let (offset, length) = address(family);
+            payload(b, NETWORK, offset + length, length, register);
+        }
+        Expression::LoadProtocol { register } => meta(b, 16, register),
+        Expression::LoadPort { register } => payload(b, TRANSPORT, 2, 2, register),
+        Expression::LoadInName { register } => meta(b, 6, register),
+        Expression::LoadOutName { register } => meta(b, 7, register),
+        Expression::ToThisHost => {
+            const DESTINATION: u32 = 2;
+            const ADDRESS_TYPE: u32 = 3;
+            const LOCAL: u32 = 2;
+            expression(b, "fib", |b| {
+                b.be32(3, DESTINATION);
+                b.be32(2, ADDRESS_TYPE);
+                b.be32(1, 1);
+            });
+            compare(b, 1, true, &LOCAL.to_ne_bytes());
+        }
+        Expression::StateIs(bits) => has_bits(b, 0, bits),
+        Expression::WasRewritten => has_bits(b, 2, 0x20),
+        Expression::In(set) => lookup(b, set, false, None),
+        Expression::NotIn(set) => lookup(b, set, true, None),
+        Expression::Map(map) => lookup(b, map, false, Some(1)),
+        Expression::RewriteDestination { family, address, port } => expression(b, "nat", |b| {
+            b.be32(1, 1);
+            b.be32(2, family.into());
+            b.be32(3, address);
+            b.be32(5, port);
+        }),
+        Expression::Masquerade => expression(b, "masq", |_| {}),
+        Expression::Accept => verdict(b, 1),
+        Expression::Drop => verdict(b, 0),
+    }
+}
