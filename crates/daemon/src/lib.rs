@@ -1,1 +1,152 @@
-//! naru-daemon
+//! The daemon: reads its configuration, opens the engine, listens, and lets the fronts answer. It has no state of its own.
+//!
+//! - [`config`]: dockerd's flags and `daemon.json`
+//! - [`listen`]: unix and TCP sockets, socket activation, the life of a connection
+//! - [`docker`]: the Docker Engine API
+
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod docker;
+mod hello;
+mod listen;
+
+use config::Config;
+use naru_engine::Engine;
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What the fronts work with.
+pub struct App {
+    /// The engine.
+    pub engine: Engine,
+    /// The configuration.
+    pub config: Config,
+    /// One prune at a time.
+    pub pruning: tokio::sync::Mutex<()>,
+    /// When the daemon started.
+    pub started: jiff::Timestamp,
+    /// Of this data root, for `info`.
+    pub id: String,
+}
+
+/// Runs `naru daemon` with the arguments after the word `daemon`; returns the exit code.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let config = match config::load(args) {
+        Ok(config::Loaded::Run(config)) => *config,
+        Ok(config::Loaded::Answer(text)) => {
+            config::print(&text);
+            return 0;
+        }
+        Err(error) => {
+            config::complain(&error.to_string());
+            return 1;
+        }
+    };
+    start_logging(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // Idle threads go away, so that an idle engine weighs next to nothing.
+        .thread_keep_alive(Duration::from_secs(2))
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the async runtime");
+            return 1;
+        }
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(%error, "the daemon cannot run");
+            config::complain(&error.to_string());
+            1
+        }
+    }
+}
+
+fn start_logging(config: &Config) {
+    let level = match config.log_level.as_str() {
+        _ if config.debug => tracing::Level::DEBUG,
+        "debug" | "trace" => tracing::Level::DEBUG,
+        "warn" => tracing::Level::WARN,
+        "error" | "fatal" | "panic" => tracing::Level::ERROR,
+        _ => tracing::Level::INFO,
+    };
+    let ansi = rustix::termios::isatty(rustix::stdio::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    // A second start in one process (tests) keeps the first subscriber.
+    tracing_subscriber::fmt().with_max_level(level).with_ansi(ansi).with_writer(std::io::stderr).with_target(false).try_init().ok();
+}
+
+/// Why a daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The engine does not open.
+    #[error("cannot open the engine: {0}")]
+    Engine(#[from] naru_engine::EngineError),
+    /// A socket cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address as given.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Another daemon has the pid file or the data root.
+    #[error("{0}")]
+    Taken(String),
+    /// A system call failed.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+async fn run(config: Config) -> Result<(), DaemonError> {
+    let _pid_file = listen::PidFile::claim(&config.pid_file)?;
+    // Sockets first: clients that come while the engine opens wait in the queue instead of being refused.
+    let listeners = listen::bind(&config)?;
+    let engine = Engine::open(config.engine()).await?;
+    hello::ensure(&engine).await?;
+    let app = Arc::new(App {
+        engine,
+        id: config::host_id(&config),
+        config,
+        pruning: tokio::sync::Mutex::new(()),
+        started: jiff::Timestamp::now(),
+    });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), containers = app.engine.containers().len(), "ready");
+    listen::announce_ready();
+    let server = listen::serve(Arc::clone(&app), listeners);
+    tokio::select! {
+        () = server => {}
+        signal = termination() => tracing::info!(signal, "leaving; containers go on"),
+    }
+    Ok(())
+}
+
+/// Waits for a signal that ends the daemon. SIGHUP is none.
+async fn termination() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return "SIGTERM",
+            _ = interrupt.recv() => return "SIGINT",
+            _ = hangup.recv() => tracing::info!("configuration is read at start only; SIGHUP changes nothing"),
+        }
+    }
+}

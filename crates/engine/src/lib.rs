@@ -1,1 +1,464 @@
-//! naru-engine
+//! The engine: containers, images, volumes, networks, execs and events, and the rules that bind them.
+//!
+//! - [`Engine`] is the door: look-ups never wait, commands go to the container's own actor ([`container`]).
+//! - [`phase`] is what may happen to a container, as a pure function; [`launch`] carries it out on the host.
+//! - [`db`] keeps specifications and states; [`recover`] takes up what a former daemon left.
+//! - The engine knows nothing of Docker's JSON: fronts translate.
+
+#![warn(missing_docs)]
+
+pub mod container;
+mod db;
+mod error;
+pub mod events;
+pub mod exec;
+pub mod files;
+pub mod health;
+pub mod images;
+mod launch;
+pub mod logs;
+mod monitor;
+pub mod network;
+mod oci;
+pub mod phase;
+mod recover;
+mod rootfs;
+pub mod spec;
+pub mod stats;
+pub mod top;
+mod volume_mounts;
+pub mod volumes;
+
+pub use error::{EngineError, Result};
+pub use launch::Run;
+pub use oci::parse_device_rule;
+
+use container::{Birth, Container, View};
+use db::Db;
+use events::{EventBus, ObjectKind};
+use exec::{Exec, ExecSpec, Execs};
+use jiff::Timestamp;
+use naru_runtime::spawner::Spawner;
+use naru_store::{Driver, Store, StoreConfig};
+use naru_types::{ContainerId, Name};
+use network::{Network, NetworkConfig};
+use phase::State;
+use spec::{ContainerSpec, MountSource};
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use volumes::{Volume, Volumes};
+
+/// Another OCI runtime.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The program.
+    pub program: PathBuf,
+    /// Arguments before the subcommand.
+    pub args: Vec<String>,
+}
+
+/// How the engine is set up.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// What lasts: images, layers, volumes, logs, the database.
+    pub data_root: PathBuf,
+    /// What lives as long as the host is up: sockets and files of running containers.
+    pub exec_root: PathBuf,
+    /// How layers become a root file system.
+    pub driver: Driver,
+    /// Where the containers' cgroups are made.
+    pub cgroup_parent: String,
+    /// Other runtimes by name.
+    pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// The default bridge.
+    pub network: NetworkConfig,
+}
+
+/// The engine's state; shared by the actors and the fronts.
+pub struct Inner {
+    pub(crate) config: EngineConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) db: Db,
+    pub(crate) events: EventBus,
+    pub(crate) spawner: Spawner,
+    pub(crate) network: Network,
+    pub(crate) volumes: Volumes,
+    pub(crate) volume_mounts: volume_mounts::VolumeMounts,
+    pub(crate) execs: Execs,
+    registry: RwLock<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    by_id: BTreeMap<ContainerId, Arc<Container>>,
+    by_name: HashMap<String, ContainerId>,
+}
+
+/// The door to the engine; cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+/// A created container.
+#[derive(Debug)]
+pub struct Created {
+    /// Its id.
+    pub id: ContainerId,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Opens the engine and takes up what a former daemon left. Call it inside a tokio runtime.
+    pub async fn open(config: EngineConfig) -> Result<Engine> {
+        for (path, mode) in [(&config.data_root, 0o710), (&config.exec_root, 0o711)] {
+            std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(EngineError::io("make", path))?;
+        }
+        for path in [config.data_root.join("containers"), config.exec_root.join("containers")] {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(EngineError::io("make", &path))?;
+        }
+        let (db, loaded) = Db::open(&config.data_root.join("naru.db"))?;
+        let store =
+            Arc::new(Store::open(&StoreConfig { root: config.data_root.clone(), driver: config.driver, ..StoreConfig::default() })?);
+        let volumes = Volumes::open(config.data_root.join("volumes"), loaded.volumes)?;
+        let spawner = Spawner::launch()?;
+        let network = Network::open(&config.network)?;
+        let inner = Arc::new(Inner {
+            config,
+            store,
+            db,
+            events: EventBus::default(),
+            spawner,
+            network,
+            volumes,
+            volume_mounts: volume_mounts::VolumeMounts::default(),
+            execs: Execs::default(),
+            registry: RwLock::default(),
+        });
+        recover::recover(&inner, loaded.containers).await?;
+        let warm = Arc::clone(&inner);
+        tokio::task::spawn_blocking(move || warm.network.warm_up(&warm.spawner));
+        Ok(Engine(inner))
+    }
+
+    /// Makes a container; it does not run yet.
+    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
+        let inner = &self.0;
+        let id = ContainerId::random();
+        let name = inner.name_for(&id, spec.name.as_ref())?;
+        spec.name = name.parse::<Name>().ok();
+        let result = inner.create_named(&id, &name, spec).await;
+        if result.is_err() {
+            inner.free_name(&name);
+        }
+        result
+    }
+
+    /// The container of that id, name, or unique id prefix.
+    pub fn find(&self, reference: &str) -> Result<Arc<Container>> {
+        self.0.find(reference)
+    }
+
+    /// All containers, newest first.
+    pub fn containers(&self) -> Vec<Arc<View>> {
+        let mut views: Vec<Arc<View>> = self.0.registry().by_id.values().map(|container| container.view()).collect();
+        views.sort_by_key(|view| std::cmp::Reverse(view.created));
+        views
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let name = name.parse::<Name>().map_err(|_| invalid_name(name))?;
+        self.find(reference)?.rename(name).await
+    }
+
+    /// Changes a container's specification, and its limits at once when it runs.
+    pub async fn update(&self, reference: &str, change: impl FnOnce(&mut ContainerSpec) + Send + 'static) -> Result<()> {
+        self.find(reference)?.update(Box::new(change)).await
+    }
+
+    /// Makes an exec in a running container.
+    pub fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
+        exec::create(&self.0, &*self.find(reference)?, spec)
+    }
+
+    /// The exec of that id.
+    pub fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        self.0.execs.find(id)
+    }
+
+    /// Execs of a container that run.
+    pub fn execs_of(&self, container: &ContainerId) -> Vec<String> {
+        self.0.execs.of(container)
+    }
+
+    /// Starts an exec; the stream is absent when detached.
+    pub async fn exec_start(&self, exec: &Arc<Exec>, detach: bool) -> Result<Option<std::os::unix::net::UnixStream>> {
+        exec::start(&self.0, exec, detach).await
+    }
+
+    /// Sets the size of an exec's terminal.
+    pub async fn exec_resize(&self, exec: &Exec, rows: u16, columns: u16) -> Result<()> {
+        exec::resize(&self.0, exec, rows, columns).await
+    }
+
+    /// The event bus.
+    pub fn events(&self) -> &EventBus {
+        &self.0.events
+    }
+
+    /// Publishes that something was done to a container by a front.
+    pub fn emit(&self, container: &Container, action: &str) {
+        self.0.container_event(&container.view(), action, &[]);
+    }
+
+    /// Publishes that unused objects were deleted.
+    pub fn emit_prune(&self, kind: ObjectKind, reclaimed: u64) {
+        let attributes = BTreeMap::from([("reclaimed".to_owned(), reclaimed.to_string())]);
+        self.0.events.publish(kind, "prune", "", attributes);
+    }
+
+    /// The volumes.
+    pub fn volumes(&self) -> &Volumes {
+        &self.0.volumes
+    }
+
+    /// Makes a volume, or finds the one of that name.
+    pub async fn create_volume(
+        &self,
+        name: Option<&str>,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Arc<Volume>> {
+        self.0.volumes.create(&self.0.db, &self.0.events, name, labels, options).await
+    }
+
+    /// Deletes a volume that no container uses.
+    pub async fn remove_volume(&self, name: &str) -> Result<()> {
+        let users = self.0.volume_users(name, None);
+        self.0.remove_volume(name, &users).await
+    }
+
+    /// Ids of the containers that use a volume.
+    pub fn volume_users(&self, name: &str) -> Vec<String> {
+        self.0.volume_users(name, None)
+    }
+
+    /// The networks.
+    pub fn network(&self) -> &Network {
+        &self.0.network
+    }
+
+    /// How the engine is set up.
+    pub fn config(&self) -> &EngineConfig {
+        &self.0.config
+    }
+
+    /// The image store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.0.store
+    }
+
+    /// Where a container's log is, if it has one.
+    pub fn log_path(&self, id: &ContainerId) -> PathBuf {
+        self.0.log_path(id)
+    }
+
+    /// Where the engine's own files of a container are while it runs.
+    pub fn run_directory(&self, id: &ContainerId) -> PathBuf {
+        self.0.run_directory(id)
+    }
+}
+
+fn invalid_name(name: &str) -> EngineError {
+    EngineError::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"))
+}
+
+impl Inner {
+    fn registry(&self) -> std::sync::RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn registry_mut(&self) -> std::sync::RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn run_directory(&self, id: &ContainerId) -> PathBuf {
+        self.config.exec_root.join("containers").join(id.as_str())
+    }
+
+    pub(crate) fn log_directory(&self, id: &ContainerId) -> PathBuf {
+        self.config.data_root.join("logs").join(id.as_str())
+    }
+
+    pub(crate) fn log_path(&self, id: &ContainerId) -> PathBuf {
+        self.log_directory(id).join(format!("{id}-json.log"))
+    }
+
+    pub(crate) fn find(&self, reference: &str) -> Result<Arc<Container>> {
+        let missing = || EngineError::NoSuchContainer(reference.to_owned());
+        let name = reference.strip_prefix('/').unwrap_or(reference);
+        let registry = self.registry();
+        if let Some(container) = reference.parse::<ContainerId>().ok().and_then(|id| registry.by_id.get(&id)) {
+            return Ok(Arc::clone(container));
+        }
+        if let Some(container) = registry.by_name.get(name).and_then(|id| registry.by_id.get(id)) {
+            return Ok(Arc::clone(container));
+        }
+        if reference.is_empty() || !reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(missing());
+        }
+        let mut matches = registry.by_id.values().filter(|container| container.id.as_str().starts_with(reference));
+        match (matches.next(), matches.next()) {
+            (Some(container), None) => Ok(Arc::clone(container)),
+            (Some(_), Some(_)) => Err(EngineError::AmbiguousContainer(reference.to_owned())),
+            _ => Err(missing()),
+        }
+    }
+
+    pub(crate) fn find_by_id(&self, id: &ContainerId) -> Result<Arc<Container>> {
+        self.registry().by_id.get(id).cloned().ok_or_else(|| EngineError::NoSuchContainer(id.to_string()))
+    }
+
+    pub(crate) fn views(&self) -> Vec<Arc<View>> {
+        self.registry().by_id.values().map(|container| container.view()).collect()
+    }
+
+    pub(crate) fn reserve_name(&self, name: &str, id: &ContainerId) -> Result<()> {
+        let mut registry = self.registry_mut();
+        match registry.by_name.get(name) {
+            Some(holder) => Err(EngineError::NameTaken { name: name.to_owned(), holder: holder.clone() }),
+            None => {
+                registry.by_name.insert(name.to_owned(), id.clone());
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn free_name(&self, name: &str) {
+        self.registry_mut().by_name.remove(name);
+    }
+
+    pub(crate) fn forget(&self, id: &ContainerId, name: &str) {
+        let mut registry = self.registry_mut();
+        registry.by_name.remove(name);
+        registry.by_id.remove(id);
+    }
+
+    fn name_for(&self, id: &ContainerId, wanted: Option<&Name>) -> Result<String> {
+        if let Some(name) = wanted {
+            self.reserve_name(name.as_str(), id)?;
+            return Ok(name.as_str().to_owned());
+        }
+        for _ in 0..6 {
+            let name = naru_types::names::generate();
+            if self.reserve_name(&name, id).is_ok() {
+                return Ok(name);
+            }
+        }
+        self.reserve_name(id.short(), id)?;
+        Ok(id.short().to_owned())
+    }
+
+    async fn create_named(self: &Arc<Self>, id: &ContainerId, name: &str, mut spec: ContainerSpec) -> Result<Created> {
+        self.inherit_volumes(&mut spec)?;
+        for mount in &mut spec.mounts {
+            if let MountSource::Volume { name, anonymous, labels, options, .. } = &mut mount.source {
+                let wanted = if *anonymous && name.is_empty() { None } else { Some(name.as_str()) };
+                let volume = self.volumes.create(&self.db, &self.events, wanted, labels.clone(), options.clone()).await?;
+                *name = volume.name.clone();
+            }
+        }
+        let created = Timestamp::now();
+        let view = View {
+            id: id.clone(),
+            created,
+            name: name.to_owned(),
+            spec: Arc::new(spec),
+            state: State::default(),
+            health: None,
+            run: None,
+            removed: false,
+        };
+        let json = serde_json::to_string(&*view.spec).expect("specifications are plain data");
+        let state = serde_json::to_string(&view.state).expect("states are plain data");
+        let nanoseconds = i64::try_from(created.as_nanosecond()).unwrap_or(i64::MAX);
+        // The row comes first: a crash after it leaves a container that can be removed, never files without an owner.
+        self.db.put_container(id.as_str(), nanoseconds, json, state).await?;
+        let (owner, prepared) = (Arc::clone(self), view.clone());
+        let filled = tokio::task::spawn_blocking(move || owner.prepare_files(&prepared)).await;
+        if let Err(error) = filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten() {
+            launch::delete(self, &view, true).await.ok();
+            self.db.delete_container(id.as_str()).await?;
+            return Err(error);
+        }
+        let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None });
+        self.registry_mut().by_id.insert(id.clone(), container);
+        self.container_event(&view, "create", &[]);
+        Ok(Created { id: id.clone(), warnings: vec![] })
+    }
+
+    /// The container's layers, its log directory, and what new volumes take from the image.
+    fn prepare_files(&self, view: &View) -> Result<()> {
+        self.store.prepare(&view.id, view.spec.image.as_ref())?;
+        let log = self.log_directory(&view.id);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&log).map_err(EngineError::io("make", &log))?;
+        if view.spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { .. })) {
+            let root = self.store.mount(&view.id)?;
+            launch::mount_sources(self, &view.spec, std::os::fd::AsFd::as_fd(&root), true)?;
+        }
+        Ok(())
+    }
+
+    /// `--volumes-from`: the mounts of other containers, unless the target is taken.
+    fn inherit_volumes(&self, spec: &mut ContainerSpec) -> Result<()> {
+        for (reference, read_only) in spec.volumes_from.clone() {
+            let other = self.find(&reference)?.view();
+            for mount in &other.spec.mounts {
+                let inherits = !matches!(mount.source, MountSource::Tmpfs { .. });
+                if inherits && !spec.mounts.iter().any(|own| own.target == mount.target) {
+                    let mut mount = mount.clone();
+                    mount.read_only |= read_only;
+                    if let MountSource::Volume { anonymous, .. } = &mut mount.source {
+                        // Removed with the container it was made for, not with its guests.
+                        *anonymous = false;
+                    }
+                    spec.mounts.push(mount);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn volume_users(&self, name: &str, except: Option<&ContainerId>) -> Vec<String> {
+        let uses = |view: &View| {
+            view.spec.mounts.iter().any(|mount| matches!(&mount.source, MountSource::Volume { name: used, .. } if used == name))
+        };
+        self.views().iter().filter(|view| Some(&view.id) != except && !view.removed && uses(view)).map(|view| view.id.to_string()).collect()
+    }
+
+    async fn remove_volume(&self, name: &str, users: &[String]) -> Result<()> {
+        if users.is_empty() {
+            self.volume_mounts.unmount(name, &self.volumes.mountpoint(name))?;
+        }
+        self.volumes.remove(&self.db, &self.events, name, users).await
+    }
+
+    /// Deletes an anonymous volume together with its container.
+    pub(crate) async fn remove_volume_of(&self, name: &str, container: &ContainerId) -> Result<()> {
+        let users = self.volume_users(name, Some(container));
+        self.remove_volume(name, &users).await
+    }
+
+    pub(crate) fn container_event(&self, view: &View, action: impl Into<String>, extra: &[(&str, String)]) {
+        container::publish(self, view, action.into(), extra);
+    }
+
+    pub(crate) fn adopt(&self, container: Arc<Container>, name: &str) {
+        let mut registry = self.registry_mut();
+        registry.by_name.insert(name.to_owned(), container.id.clone());
+        registry.by_id.insert(container.id.clone(), container);
+    }
+}

@@ -1,0 +1,185 @@
+//! Bodies in and out: JSON with limits, streams with back-pressure, bridges to blocking readers and writers.
+
+use super::error::{ApiError, Result};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use naru_types::ErrorKind;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::{self, Read, Write};
+use tokio::sync::mpsc;
+
+/// The body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// An answer.
+pub type Response = http::Response<Body>;
+
+/// The largest JSON body; a create request with a seccomp profile is far below 1 MiB.
+const MAX_JSON: usize = 32 << 20;
+/// Chunks that wait between a producer and the connection.
+const CHANNEL_DEPTH: usize = 16;
+
+/// An answer without a body.
+pub fn empty(status: StatusCode) -> Response {
+    let mut response = http::Response::new(Full::default().map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+/// A plain text answer.
+pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = http::Response::new(Full::new(text.into()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A JSON answer, ended by a newline as Docker's.
+pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            let mut response = text(status, bytes);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => ApiError::new(ErrorKind::Internal, format!("cannot write the answer: {error}")).response(),
+    }
+}
+
+/// A JSON answer with status 200.
+pub fn ok<T: Serialize + ?Sized>(value: &T) -> Response {
+    json(StatusCode::OK, value)
+}
+
+/// The sending end of a streamed body.
+pub type Sender = mpsc::Sender<io::Result<Bytes>>;
+
+/// A streamed answer of that content type.
+pub fn stream(content_type: &'static str) -> (Sender, Response) {
+    let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
+    let frames = futures_util::stream::unfold(receiver, |mut receiver: mpsc::Receiver<io::Result<Bytes>>| async move {
+        receiver.recv().await.map(|chunk| (chunk.map(Frame::data), receiver))
+    });
+    let mut response = http::Response::new(StreamBody::new(frames).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    (sender, response)
+}
+
+/// A blocking writer into a streamed body; fails when the client has gone.
+pub struct BodyWriter {
+    sender: Sender,
+    buffer: Vec<u8>,
+}
+
+impl BodyWriter {
+    /// Bytes gathered before a chunk is sent.
+    const CHUNK: usize = 256 << 10;
+
+    /// A writer to `sender`.
+    pub fn new(sender: Sender) -> Self {
+        BodyWriter { sender, buffer: Vec::with_capacity(Self::CHUNK) }
+    }
+}
+
+impl Write for BodyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= Self::CHUNK {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = Bytes::from(std::mem::replace(&mut self.buffer, Vec::with_capacity(Self::CHUNK)));
+        self.sender.blocking_send(Ok(chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+impl Drop for BodyWriter {
+    fn drop(&mut self) {
+        // What a failed work has written so far is not worth an error of its own.
+        self.flush().ok();
+    }
+}
+
+/// A blocking reader of a request's body.
+pub struct BodyReader {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl BodyReader {
+    /// Pumps `body` into a reader for a worker thread.
+    pub fn new(mut body: Incoming) -> Self {
+        let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
+        tokio::spawn(async move {
+            while let Some(frame) = body.frame().await {
+                let chunk = match frame {
+                    Ok(frame) => frame.into_data().map_err(|_| io::Error::other("unexpected trailers")),
+                    Err(error) => Err(io::Error::other(error)),
+                };
+                // Trailers are the end of the data; a reader that has gone ends the pump.
+                let failed = chunk.is_err();
+                if sender.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        BodyReader { receiver, chunk: Bytes::new() }
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(chunk) => self.chunk = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.chunk.len());
+        buffer[..count].copy_from_slice(&self.chunk.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Reads a whole body, up to a limit.
+pub async fn read_all(mut body: Incoming) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::invalid(format!("cannot read the request's body: {error}")))?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > MAX_JSON {
+                return Err(ApiError::new(ErrorKind::TooLarge, format!("the request's body is longer than {MAX_JSON} bytes")));
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(bytes)
+}
+
+/// Reads a JSON body as Go does; an empty one is the default value.
+pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap, body: Incoming) -> Result<T> {
+    let bytes = read_all(body).await?;
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.split(';').next().unwrap_or_default().trim() != "application/json" {
+        let text = if content_type.is_empty() {
+            "malformed Content-Type header (): mime: no media type".to_owned()
+        } else {
+            format!("unsupported Content-Type header ({content_type}): must be 'application/json'")
+        };
+        return Err(ApiError::invalid(text));
+    }
+    Ok(naru_api::json::from_slice(&bytes)?)
+}

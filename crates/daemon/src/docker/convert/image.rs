@@ -1,0 +1,89 @@
+//! Images and files: wire shapes of what the store knows.
+
+use super::super::error::{ApiError, Result};
+use super::time;
+use crate::App;
+use naru_api::models;
+use naru_store::archive::PathStat;
+use naru_store::{Change, ChangeKind, Image};
+use naru_types::{ErrorKind, Platform};
+
+/// The image a container is to be made of.
+pub async fn find_for_create(app: &App, name: &str, platform: &str) -> Result<Image> {
+    if name.is_empty() {
+        return Err(ApiError::invalid("Config cannot be empty in order to create a container: no image"));
+    }
+    let image = app.engine.image(name)?;
+    let of_image = Platform {
+        os: image.config.os.clone(),
+        architecture: image.config.architecture.clone(),
+        variant: Some(image.config.variant.clone()).filter(|variant| !variant.is_empty()),
+    };
+    if !platform.is_empty() {
+        let wanted: Platform = platform.parse()?;
+        if wanted.os != of_image.os || wanted.architecture != of_image.architecture {
+            return Err(ApiError::new(
+                ErrorKind::NotFound,
+                format!("image with reference {name} was found but does not provide the specified platform ({wanted}); it is {of_image}"),
+            ));
+        }
+    } else if !of_image.os.is_empty() && !of_image.architecture.is_empty() && !Platform::host().runs(&of_image) {
+        return Err(ApiError::invalid(format!(
+            "image {name} is for {of_image}, which this host ({}) cannot run; get it for another platform",
+            Platform::host()
+        )));
+    }
+    Ok(image)
+}
+
+/// A changed path.
+pub fn change(change: Change) -> models::FilesystemChange {
+    let kind = match change.kind {
+        ChangeKind::Modified => 0,
+        ChangeKind::Added => 1,
+        ChangeKind::Deleted => 2,
+    };
+    models::FilesystemChange { path: String::from_utf8_lossy(&change.path).into_owned(), kind }
+}
+
+/// The stat of `docker cp`, with Go's mode bits.
+pub fn path_stat(stat: &PathStat) -> models::PathStat {
+    models::PathStat {
+        name: stat.name.clone(),
+        size: stat.size,
+        mode: stat.go_mode(),
+        mtime: time::rfc3339(stat.modified),
+        link_target: stat.link_target.clone(),
+    }
+}
+
+/// Names without a digest, as lists show them.
+pub fn repo_tags(image: &Image) -> Vec<String> {
+    image.tags.iter().map(naru_types::ImageRef::familiar).collect()
+}
+
+/// Names with a digest.
+pub fn repo_digests(image: &Image) -> Vec<String> {
+    image.digests.iter().map(naru_types::ImageRef::familiar).collect()
+}
+
+/// Seconds since 1970 of the image's creation.
+pub fn created(image: &Image) -> i64 {
+    image.created.map_or(0, jiff::Timestamp::as_second)
+}
+
+/// A row of the list.
+pub fn summary(image: &Image, containers: i64) -> models::ImageSummary {
+    models::ImageSummary {
+        containers,
+        created: created(image),
+        id: image.id.to_string(),
+        labels: Some(image.config.config.labels.clone()).filter(|labels| !labels.is_empty()),
+        parent_id: String::new(),
+        repo_digests: Some(repo_digests(image)),
+        repo_tags: Some(repo_tags(image)),
+        shared_size: -1,
+        size: i64::try_from(image.size).unwrap_or(i64::MAX),
+        ..models::ImageSummary::default()
+    }
+}

@@ -1,0 +1,113 @@
+//! Further processes in a container.
+
+use super::body::{self, Response};
+use super::error::{ApiError, Result};
+use super::{Call, containers, hijack};
+use http::StatusCode;
+use naru_api::models;
+use naru_api::version::ApiVersion;
+use naru_engine::exec::{ExecSpec, ExecState};
+use std::sync::Arc;
+
+fn size(value: Option<[u32; 2]>) -> Option<(u16, u16)> {
+    let [rows, columns] = value?;
+    let side = |n: u32| u16::try_from(n).ok().filter(|n| *n > 0);
+    Some((side(rows)?, side(columns)?))
+}
+
+/// `POST /containers/{id}/exec`.
+pub async fn create(call: Call, id: &str) -> Result<Response> {
+    let (app, version) = (Arc::clone(&call.app), call.version);
+    let (headers, body) = call.into_body();
+    let request: models::ExecCreateRequest = body::read_json(&headers, body).await?;
+    hijack::parse_keys(&request.detach_keys)?;
+    let env = request.env.unwrap_or_default();
+    if let Some(bad) = env.iter().find(|entry| entry.starts_with('=') || entry.contains('\0')) {
+        return Err(ApiError::invalid(format!("invalid environment variable: {bad}")));
+    }
+    let spec = ExecSpec {
+        args: request.cmd.unwrap_or_default(),
+        env,
+        user: Some(request.user).filter(|user| !user.is_empty()),
+        cwd: Some(request.working_dir).filter(|path| !path.is_empty()),
+        tty: request.tty,
+        stdin: request.attach_stdin,
+        stdout: request.attach_stdout,
+        stderr: request.attach_stderr,
+        privileged: request.privileged,
+        detach_keys: request.detach_keys,
+        console_size: if version >= ApiVersion::new(1, 42) { size(request.console_size) } else { None },
+    };
+    let exec = app.engine.exec_create(id, spec)?;
+    Ok(body::json(StatusCode::CREATED, &models::IdResponse { id: exec.id.clone() }))
+}
+
+/// `POST /exec/{id}/start`.
+pub async fn start(call: Call, id: &str) -> Result<Response> {
+    let exec = call.app.engine.exec(id)?;
+    let Call { app, version, mut request, .. } = call;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let wish: models::ExecStartRequest = body::read_json(&parts.headers, body).await?;
+    if wish.detach {
+        app.engine.exec_start(&exec, true).await?;
+        return Ok(body::empty(StatusCode::OK));
+    }
+    let Some(stream) = app.engine.exec_start(&exec, false).await? else {
+        return Err(ApiError::invalid("exec has no streams"));
+    };
+    if let (true, Some((rows, columns))) = (exec.spec.tty, size(wish.console_size)) {
+        // Too late for the first size is no failure: the client resizes again.
+        app.engine.exec_resize(&exec, rows, columns).await.ok();
+    }
+    let keys = hijack::parse_keys(&exec.spec.detach_keys)?;
+    let carriage = hijack::Carriage { tty: exec.spec.tty, keys, stdin: exec.spec.stdin };
+    let ended = Arc::clone(&exec);
+    hijack::carry(
+        hijack::Wire { upgrade, headers: parts.headers, version },
+        stream,
+        vec![],
+        carriage,
+        // The client asks for the exit code as soon as the stream ends: by then it must be known.
+        async move { drop(tokio::time::timeout(std::time::Duration::from_secs(5), ended.wait()).await) },
+        || {},
+    )
+}
+
+/// `POST /exec/{id}/resize`.
+pub async fn resize(call: &Call, id: &str) -> Result<Response> {
+    let exec = call.app.engine.exec(id)?;
+    let (rows, columns) = containers::terminal_size(call)?;
+    call.app.engine.exec_resize(&exec, rows, columns).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+/// `GET /exec/{id}/json`.
+pub fn inspect(call: &Call, id: &str) -> Result<Response> {
+    let exec = call.app.engine.exec(id)?;
+    let (running, exit_code, pid) = match exec.state() {
+        ExecState::Created => (false, None, 0),
+        ExecState::Running(pid) => (true, None, i64::from(pid)),
+        ExecState::Ended(code) => (false, Some(i64::from(code)), 0),
+    };
+    let spec = &exec.spec;
+    Ok(body::ok(&models::ExecInspect {
+        id: exec.id.clone(),
+        running,
+        exit_code,
+        process_config: models::ProcessConfig {
+            tty: spec.tty,
+            entrypoint: spec.args.first().cloned().unwrap_or_default(),
+            arguments: spec.args.iter().skip(1).cloned().collect(),
+            privileged: Some(spec.privileged),
+            user: spec.user.clone().unwrap_or_default(),
+        },
+        open_stdin: spec.stdin,
+        open_stderr: spec.stderr,
+        open_stdout: spec.stdout,
+        can_remove: matches!(exec.state(), ExecState::Ended(_)),
+        container_id: exec.container.to_string(),
+        detach_keys: spec.detach_keys.clone(),
+        pid,
+    }))
+}

@@ -1,0 +1,260 @@
+//! Connections that become raw streams: attach and exec.
+//!
+//! With `Upgrade: tcp` the answer is 101 and both directions are raw; without, it is 200 and the output is the body.
+//! The monitor already speaks Docker's frames, so that bytes are only carried here; the one thing looked for is the
+//! detach sequence, on standard input of a terminal.
+
+use super::body::{self, Response};
+use super::error::{ApiError, Result};
+use super::{Call, logs};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use naru_api::version::ApiVersion;
+use naru_engine::container::Streams;
+use std::future::Future;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+const RAW: &str = "application/vnd.docker.raw-stream";
+const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+
+/// Docker's default: ctrl-p, ctrl-q.
+const DEFAULT_KEYS: &[u8] = &[16, 17];
+
+/// `ctrl-p,ctrl-q` or single characters, separated by commas.
+pub fn parse_keys(text: &str) -> Result<Vec<u8>> {
+    if text.is_empty() {
+        return Ok(DEFAULT_KEYS.to_vec());
+    }
+    let bad = |key: &str| ApiError::invalid(format!("Invalid detach keys ({text}) provided: Unknown character: '{key}'"));
+    text.split(',')
+        .map(|key| match key.strip_prefix("ctrl-").map(str::as_bytes) {
+            Some([letter @ b'a'..=b'z']) => Ok(letter - b'a' + 1),
+            Some([b'@']) => Ok(0),
+            Some([b'[']) => Ok(27),
+            Some([b'\\']) => Ok(28),
+            Some([b']']) => Ok(29),
+            Some([b'^']) => Ok(30),
+            Some([b'_']) => Ok(31),
+            Some(_) => Err(bad(key)),
+            None => match key.as_bytes() {
+                [one] => Ok(*one),
+                _ => Err(bad(key)),
+            },
+        })
+        .collect()
+}
+
+/// Looks for the detach sequence in what a terminal sends.
+struct DetachFilter {
+    keys: Vec<u8>,
+    seen: usize,
+}
+
+impl DetachFilter {
+    /// The bytes to pass on, and whether the sequence is complete. A started sequence is held back until it is broken.
+    fn feed(&mut self, input: &[u8]) -> (Vec<u8>, bool) {
+        let mut output = Vec::with_capacity(input.len());
+        for byte in input {
+            if *byte == self.keys[self.seen] {
+                self.seen += 1;
+                if self.seen == self.keys.len() {
+                    return (output, true);
+                }
+                continue;
+            }
+            output.extend_from_slice(&self.keys[..self.seen]);
+            self.seen = 0;
+            if *byte == self.keys[0] {
+                self.seen = 1;
+            } else {
+                output.push(*byte);
+            }
+        }
+        (output, false)
+    }
+}
+
+/// How a stream is to be carried.
+pub struct Carriage {
+    /// A terminal: raw bytes, detach keys on input.
+    pub tty: bool,
+    /// The client's detach keys.
+    pub keys: Vec<u8>,
+    /// The client writes.
+    pub stdin: bool,
+}
+
+/// What is left of a request whose connection is taken over.
+pub struct Wire {
+    /// Resolves to the raw connection.
+    pub upgrade: hyper::upgrade::OnUpgrade,
+    /// Headers of the request.
+    pub headers: http::HeaderMap,
+    /// API version of the request.
+    pub version: ApiVersion,
+}
+
+/// Answers with the stream: 101 or 200, then bytes both ways. `ended` runs before the client sees the end of output;
+/// `detached` when the client left by its keys.
+pub fn carry(
+    wire: Wire,
+    stream: StdUnixStream,
+    before: Vec<Bytes>,
+    carriage: Carriage,
+    ended: impl Future<Output = ()> + Send + 'static,
+    detached: impl FnOnce() + Send + 'static,
+) -> Result<Response> {
+    let internal =
+        |error: std::io::Error| ApiError::new(naru_types::ErrorKind::Internal, format!("cannot use the container's stream: {error}"));
+    stream.set_nonblocking(true).map_err(internal)?;
+    let stream = UnixStream::from_std(stream).map_err(internal)?;
+    let upgrade = wire.headers.contains_key(header::UPGRADE);
+    let multiplexed = upgrade && !carriage.tty && wire.version >= ApiVersion::new(1, 42);
+    let content_type = if multiplexed { MULTIPLEXED } else { RAW };
+    if !upgrade {
+        let (sender, response) = body::stream(RAW);
+        tokio::spawn(async move {
+            let (mut output, input) = stream.into_split();
+            drop(input);
+            for chunk in before {
+                sender.send(Ok(chunk)).await.ok();
+            }
+            let mut block = vec![0; 32 << 10];
+            while let Ok(count @ 1..) = output.read(&mut block).await {
+                if sender.send(Ok(Bytes::copy_from_slice(&block[..count]))).await.is_err() {
+                    return;
+                }
+            }
+            ended.await;
+        });
+        return Ok(response);
+    }
+    tokio::spawn(async move {
+        match wire.upgrade.await {
+            Ok(client) => {
+                let (reader, writer) = tokio::io::split(TokioIo::new(client));
+                pump(reader, writer, stream, before, carriage, ended, detached).await;
+            }
+            Err(error) => tracing::debug!(%error, "the client left before the stream began"),
+        }
+    });
+    let mut response = body::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    Ok(response)
+}
+
+/// Carries bytes both ways until the output ends or the client detaches.
+async fn pump(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    stream: UnixStream,
+    before: Vec<Bytes>,
+    carriage: Carriage,
+    ended: impl Future<Output = ()>,
+    detached: impl FnOnce(),
+) {
+    let (mut output, mut input) = stream.into_split();
+    let Carriage { tty, keys, stdin } = carriage;
+    let inward = async {
+        let mut filter = (tty && !keys.is_empty()).then_some(DetachFilter { keys, seen: 0 });
+        let mut block = vec![0; 32 << 10];
+        loop {
+            let count = match reader.read(&mut block).await {
+                Ok(0) => break,
+                Ok(count) => count,
+                // The connection is broken: nobody will read the output either.
+                Err(_) => return true,
+            };
+            if !stdin {
+                continue;
+            }
+            let (bytes, leave) = match &mut filter {
+                Some(filter) => filter.feed(&block[..count]),
+                None => (block[..count].to_vec(), false),
+            };
+            if leave {
+                return true;
+            }
+            if input.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        // The client has closed its half: end of standard input. Output goes on.
+        input.shutdown().await.ok();
+        std::future::pending::<bool>().await
+    };
+    let outward = async {
+        for chunk in before {
+            if writer.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let mut block = vec![0; 32 << 10];
+        while let Ok(count @ 1..) = output.read(&mut block).await {
+            if writer.write_all(&block[..count]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = outward => ended.await,
+        _ = inward => detached(),
+    }
+    // The client waits for the end of the stream; it may have gone.
+    writer.shutdown().await.ok();
+}
+
+/// `POST /containers/{id}/attach`.
+pub async fn attach(mut call: Call, id: &str) -> Result<Response> {
+    let upgrade = hyper::upgrade::on(&mut call.request);
+    let wire = Wire { upgrade, headers: call.request.headers().clone(), version: call.version };
+    let container = call.app.engine.find(id)?;
+    let view = container.view();
+    let keys = parse_keys(call.query.get("detachKeys").unwrap_or_default())?;
+    let wanted = |key: &str| call.query.boolean(key);
+    let streams = Streams { stdin: wanted("stdin"), stdout: wanted("stdout"), stderr: wanted("stderr") };
+    let tty = view.spec.process.tty;
+    let mut before = Vec::new();
+    if wanted("logs") {
+        before = logs::replay(&call.app, &view, streams.stdout, streams.stderr).await?;
+    }
+    let carriage = Carriage { tty, keys, stdin: streams.stdin && view.spec.process.open_stdin };
+    if !wanted("stream") {
+        let (ours, theirs) = StdUnixStream::pair().map_err(|error| ApiError::new(naru_types::ErrorKind::Internal, error.to_string()))?;
+        drop(theirs);
+        return carry(wire, ours, before, carriage, async {}, || {});
+    }
+    let stream = container.attach(streams).await?;
+    let app = std::sync::Arc::clone(&call.app);
+    app.engine.emit(&container, "attach");
+    let (owner, target) = (app, std::sync::Arc::clone(&container));
+    carry(wire, stream, before, carriage, async {}, move || owner.engine.emit(&target, "detach"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        assert_eq!(parse_keys("").unwrap(), [16, 17]);
+        assert_eq!(parse_keys("ctrl-a,x,ctrl-]").unwrap(), [1, b'x', 29]);
+        assert!(parse_keys("ctrl-A").is_err());
+        assert!(parse_keys("ab").is_err());
+        assert!(parse_keys("a,,b").is_err());
+    }
+
+    #[test]
+    fn the_sequence_is_found_across_reads_and_broken_ones_pass() {
+        let mut filter = DetachFilter { keys: vec![16, 17], seen: 0 };
+        assert_eq!(filter.feed(b"ab\x10"), (b"ab".to_vec(), false));
+        assert_eq!(filter.feed(b"c"), (b"\x10c".to_vec(), false));
+        assert_eq!(filter.feed(b"\x10\x10\x11"), (b"\x10".to_vec(), true));
+    }
+}

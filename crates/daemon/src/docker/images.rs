@@ -1,0 +1,389 @@
+//! Images.
+
+use super::Call;
+use super::body::{self, BodyReader, BodyWriter, Response, Sender};
+use super::convert::image::{created, repo_digests, repo_tags, summary};
+use super::convert::{self, time};
+use super::error::{ApiError, Result};
+use http::StatusCode;
+use naru_api::filters::Filters;
+use naru_api::models;
+use naru_api::query::Query;
+use naru_engine::events::ObjectKind;
+use naru_store::{CommitOptions, ConfigPatch, Image, ImportOptions, Loaded, Progress, Removed};
+use naru_types::{ErrorKind, ImageRef};
+use std::sync::Arc;
+
+const LIST_FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
+
+fn users(call: &Call, image: &Image) -> i64 {
+    i64::try_from(call.app.engine.image_users(&image.id).len()).unwrap_or(i64::MAX)
+}
+
+/// `GET /images/json`.
+pub async fn list(call: &Call) -> Result<Response> {
+    let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
+    filters.validate(&LIST_FILTERS)?;
+    let mut images = call.app.engine.images();
+    images.sort_by_key(|image| std::cmp::Reverse(created(image)));
+    let dangling = if filters.contains("dangling") { Some(filters.boolean("dangling", false)?) } else { None };
+    let mut bounds = (None, None);
+    if let Some(name) = filters.values("before").next() {
+        bounds.0 = Some(created(&call.app.engine.image(name)?));
+    }
+    if let Some(name) = filters.values("since").next() {
+        bounds.1 = Some(created(&call.app.engine.image(name)?));
+    }
+    let until = time::until_filter(&filters)?.map(jiff::Timestamp::as_second);
+    let rows: Vec<models::ImageSummary> = images
+        .iter()
+        .filter(|image| {
+            dangling.is_none_or(|dangling| dangling == image.tags.is_empty())
+                && bounds.0.is_none_or(|before| created(image) < before)
+                && bounds.1.is_none_or(|since| created(image) > since)
+                && until.is_none_or(|until| created(image) < until)
+                && filters.matches_labels("label", &image.config.config.labels)
+                && (!filters.contains("reference") || filters.values("reference").any(|pattern| references(image, pattern)))
+        })
+        .map(|image| summary(image, -1))
+        .collect();
+    Ok(body::ok(&rows))
+}
+
+/// `*` and `?` within path components; the tag may be left out of the pattern.
+fn references(image: &Image, pattern: &str) -> bool {
+    image.tags.iter().any(|tag| {
+        let (full, name) = (tag.familiar(), tag.familiar_name());
+        glob(pattern, &full) || glob(pattern, &name)
+    })
+}
+
+fn glob(pattern: &str, text: &str) -> bool {
+    let mut expression = String::from("^");
+    for character in pattern.chars() {
+        match character {
+            '*' => expression.push_str("[^/]*"),
+            '?' => expression.push_str("[^/]"),
+            other if other.is_ascii_alphanumeric() || matches!(other, '/' | '_' | '-' | ':' | '@') => expression.push(other),
+            other => {
+                expression.push('\\');
+                expression.push(other);
+            }
+        }
+    }
+    expression.push('$');
+    regex_lite::Regex::new(&expression).is_ok_and(|regex| regex.is_match(text))
+}
+
+/// `GET /images/{name}/json`.
+pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
+    let image = call.app.engine.image(name)?;
+    let config = &image.config;
+    let run: models::ImageConfig = serde_json::to_value(&config.config)
+        .and_then(serde_json::from_value)
+        .map_err(|error| ApiError::new(ErrorKind::Internal, format!("cannot show the image's config: {error}")))?;
+    Ok(body::ok(&models::ImageInspect {
+        id: image.id.to_string(),
+        repo_tags: repo_tags(&image),
+        repo_digests: repo_digests(&image),
+        comment: config.comment.clone(),
+        created: config.created.clone().unwrap_or_default(),
+        docker_version: config.docker_version.clone(),
+        author: config.author.clone(),
+        config: Some(run),
+        architecture: config.architecture.clone(),
+        variant: config.variant.clone(),
+        os: config.os.clone(),
+        size: i64::try_from(image.size).unwrap_or(i64::MAX),
+        graph_driver: models::GraphDriver { data: None, name: call.app.engine.store().driver().name().to_owned() },
+        root_fs: models::RootFs { r#type: "layers".into(), layers: Some(image.layers.iter().map(ToString::to_string).collect()) },
+        metadata: models::ImageMetadata { last_tag_time: image.last_tagged.map_or_else(|| time::NEVER.to_owned(), time::rfc3339) },
+        ..models::ImageInspect::default()
+    }))
+}
+
+/// `GET /images/{name}/history`, newest step first.
+pub async fn history(call: &Call, name: &str) -> Result<Response> {
+    let image = call.app.engine.image(name)?;
+    let id = image.id.clone();
+    let steps = call.app.engine.with_store(move |store| store.history(&id)).await?;
+    let items: Vec<models::HistoryItem> = steps
+        .iter()
+        .map(|step| models::HistoryItem {
+            comment: step.entry.comment.clone(),
+            created: step
+                .entry
+                .created
+                .as_deref()
+                .and_then(|text| text.parse::<jiff::Timestamp>().ok())
+                .map_or(0, jiff::Timestamp::as_second),
+            created_by: step.entry.created_by.clone(),
+            id: step.id.as_ref().map_or_else(|| "<missing>".to_owned(), ToString::to_string),
+            size: i64::try_from(step.size).unwrap_or(i64::MAX),
+            tags: Some(step.tags.iter().map(ImageRef::familiar).collect::<Vec<_>>()).filter(|tags| !tags.is_empty()),
+        })
+        .collect();
+    Ok(body::ok(&items))
+}
+
+/// `POST /images/{name}/tag`.
+pub async fn tag(call: &Call, name: &str) -> Result<Response> {
+    let repo = call.query.get("repo").unwrap_or_default();
+    let reference = reference(repo, call.query.get("tag").unwrap_or_default())?;
+    call.app.engine.tag_image(name, &reference).await?;
+    Ok(body::empty(StatusCode::CREATED))
+}
+
+fn reference(repo: &str, tag: &str) -> Result<ImageRef> {
+    let text = if tag.is_empty() { repo.to_owned() } else { format!("{repo}:{tag}") };
+    let reference = ImageRef::parse(&text)?;
+    if reference.digest.is_some() {
+        return Err(ApiError::invalid("refusing to create a tag with a digest reference"));
+    }
+    Ok(reference)
+}
+
+/// `DELETE /images/{name}`.
+pub async fn remove(call: &Call, name: &str) -> Result<Response> {
+    let removed = call.app.engine.remove_image(name, call.query.boolean("force"), !call.query.boolean("noprune")).await?;
+    let items: Vec<models::ImageDeleteItem> = removed.iter().map(deleted).collect();
+    Ok(body::ok(&items))
+}
+
+fn deleted(item: &Removed) -> models::ImageDeleteItem {
+    match item {
+        Removed::Untagged(name) => models::ImageDeleteItem { untagged: name.familiar(), ..models::ImageDeleteItem::default() },
+        Removed::Deleted(id) => models::ImageDeleteItem { deleted: id.to_string(), ..models::ImageDeleteItem::default() },
+    }
+}
+
+/// `POST /images/prune`.
+pub async fn prune(call: &Call) -> Result<Response> {
+    let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
+    filters.validate(&["dangling", "label", "label!", "until"])?;
+    let dangling_only = filters.boolean("dangling", true)?;
+    let until = time::until_filter(&filters)?.map(jiff::Timestamp::as_second);
+    let Ok(_guard) = call.app.pruning.try_lock() else {
+        return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
+    };
+    let (mut items, mut space) = (Vec::new(), 0);
+    for image in call.app.engine.images() {
+        let old = until.is_none_or(|until| created(&image) < until);
+        let spared = dangling_only && !image.tags.is_empty();
+        if spared || !old || users(call, &image) > 0 || !convert::labels_match(&filters, &image.config.config.labels) {
+            continue;
+        }
+        let names: Vec<String> =
+            if image.tags.is_empty() { vec![image.id.to_string()] } else { image.tags.iter().map(ImageRef::canonical).collect() };
+        for name in names {
+            // An image that came into use meanwhile is left alone.
+            if let Ok(removed) = call.app.engine.remove_image(&name, false, true).await {
+                if removed.iter().any(|item| matches!(item, Removed::Deleted(_))) {
+                    space += image.size;
+                }
+                items.extend(removed.iter().map(deleted));
+            }
+        }
+    }
+    call.app.engine.emit_prune(ObjectKind::Image, space);
+    Ok(body::ok(&models::ImagesPruneReport { images_deleted: Some(items).filter(|items| !items.is_empty()), space_reclaimed: space }))
+}
+
+/// One message of a progress stream, ended by CRLF.
+fn message(message: &models::ProgressMessage) -> bytes::Bytes {
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.extend_from_slice(b"\r\n");
+    line.into()
+}
+
+fn failure(text: String) -> bytes::Bytes {
+    let detail = models::ErrorDetail { code: 0, message: text.clone() };
+    message(&models::ProgressMessage { error_detail: Some(detail), error: text, ..models::ProgressMessage::default() })
+}
+
+/// Passes the store's progress on; one that nobody reads is dropped.
+fn reporter(sender: Sender, quiet: bool) -> impl Fn(Progress) + Send + 'static {
+    move |progress| {
+        if quiet {
+            return;
+        }
+        let detail = models::ProgressDetail {
+            current: i64::try_from(progress.current).unwrap_or(i64::MAX),
+            total: i64::try_from(progress.total).unwrap_or(i64::MAX),
+            ..models::ProgressDetail::default()
+        };
+        let line = message(&models::ProgressMessage {
+            status: "Loading layer".into(),
+            id: progress.layer.as_ref().map(naru_types::Digest::short).unwrap_or_default(),
+            progress_detail: Some(detail),
+            ..models::ProgressMessage::default()
+        });
+        // Progress is news, not data: a full channel loses it.
+        sender.try_send(Ok(line)).ok();
+    }
+}
+
+/// `POST /images/load`.
+pub fn load(call: Call) -> Result<Response> {
+    if call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
+        return Err(ApiError::unsupported("loading one platform of an archive is not built into this version"));
+    }
+    let quiet = call.query.boolean("quiet");
+    let app = Arc::clone(&call.app);
+    let (_, body) = call.into_body();
+    let (sender, response) = body::stream("application/json");
+    tokio::spawn(async move {
+        let lines = match app.engine.load_images(BodyReader::new(body), reporter(sender.clone(), quiet)).await {
+            Err(error) => vec![failure(error.to_string())],
+            Ok(loaded) => loaded
+                .iter()
+                .map(|item| {
+                    let text = match item {
+                        Loaded::Reference(name) => format!("Loaded image: {}\n", name.familiar()),
+                        Loaded::Id(id) => format!("Loaded image ID: {id}\n"),
+                    };
+                    message(&models::ProgressMessage { stream: text, ..models::ProgressMessage::default() })
+                })
+                .collect(),
+        };
+        for line in lines {
+            sender.send(Ok(line)).await.ok();
+        }
+    });
+    Ok(response)
+}
+
+/// `POST /images/create`: import from the body; pulling is not built.
+pub async fn create(call: Call) -> Result<Response> {
+    let query = call.query.clone();
+    let source = query.get("fromSrc").unwrap_or_default().to_owned();
+    if source.is_empty() {
+        let name = query.get("fromImage").unwrap_or_default();
+        if name.is_empty() {
+            return Err(ApiError::invalid("neither fromImage nor fromSrc is given"));
+        }
+        ImageRef::parse(name)?;
+        return Err(ApiError::unsupported(format!(
+            "pulling {name} from a registry is not built into this version; use `load` with an archive or `import` with a root file system"
+        )));
+    }
+    if source != "-" {
+        return Err(ApiError::unsupported("importing from a URL is not built into this version; fetch it and import from standard input"));
+    }
+    let options = import_options(&query)?;
+    let app = Arc::clone(&call.app);
+    let (_, body) = call.into_body();
+    let (sender, response) = body::stream("application/json");
+    tokio::spawn(async move {
+        let line = match app.engine.import_image(BodyReader::new(body), options).await {
+            Ok(id) => message(&models::ProgressMessage { status: id.to_string(), ..models::ProgressMessage::default() }),
+            Err(error) => failure(error.to_string()),
+        };
+        sender.send(Ok(line)).await.ok();
+    });
+    Ok(response)
+}
+
+fn import_options(query: &Query) -> Result<ImportOptions> {
+    let repo = query.get("repo").unwrap_or_default();
+    let changes: Vec<&str> = query.all("changes").collect();
+    Ok(ImportOptions {
+        reference: if repo.is_empty() { None } else { Some(reference(repo, query.get("tag").unwrap_or_default())?) },
+        changes: ConfigPatch::parse(&changes).map_err(|error| ApiError::invalid(error.to_string()))?,
+        message: query.get("message").unwrap_or_default().to_owned(),
+        platform: match query.get("platform").unwrap_or_default() {
+            "" => None,
+            text => Some(platform(text)?),
+        },
+    })
+}
+
+/// `linux/amd64`, or the JSON form of newer clients.
+fn platform(text: &str) -> Result<naru_types::Platform> {
+    if !text.starts_with('{') {
+        return Ok(text.parse()?);
+    }
+    let wire: models::OciPlatform = naru_api::json::from_slice(text.as_bytes())?;
+    if wire.os.is_empty() || wire.architecture.is_empty() {
+        return Err(ApiError::invalid(format!("invalid platform {text:?}: both os and architecture must be given")));
+    }
+    Ok(naru_types::Platform {
+        os: wire.os,
+        architecture: wire.architecture,
+        variant: Some(wire.variant).filter(|variant| !variant.is_empty()),
+    })
+}
+
+/// `GET /images/{name}/get`.
+pub async fn save(call: &Call, name: &str) -> Result<Response> {
+    write_archive(call, vec![name.to_owned()]).await
+}
+
+/// `GET /images/get?names=…`.
+pub async fn save_many(call: &Call) -> Result<Response> {
+    let names: Vec<String> = call.query.all("names").map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(ApiError::invalid("no images are named"));
+    }
+    write_archive(call, names).await
+}
+
+async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
+    if call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
+        return Err(ApiError::unsupported("saving one platform of an image is not built into this version"));
+    }
+    for name in &names {
+        call.app.engine.image(name)?;
+    }
+    let app = Arc::clone(&call.app);
+    let (sender, response) = body::stream("application/x-tar");
+    let failure = sender.clone();
+    tokio::spawn(async move {
+        if let Err(error) = app.engine.save_images(names, BodyWriter::new(sender)).await {
+            failure.send(Err(std::io::Error::other(error.to_string()))).await.ok();
+        }
+    });
+    Ok(response)
+}
+
+/// `POST /commit`.
+pub async fn commit(call: Call) -> Result<Response> {
+    let (query, app) = (call.query.clone(), Arc::clone(&call.app));
+    let (headers, body) = call.into_body();
+    let overrides: models::ContainerConfig = body::read_json(&headers, body).await?;
+    let container = query.get("container").unwrap_or_default().to_owned();
+    let view = app.engine.find(&container)?.view();
+    let repo = query.get("repo").unwrap_or_default();
+    let reference = if repo.is_empty() { None } else { Some(reference(repo, query.get("tag").unwrap_or_default())?) };
+    let mut config = convert::commit::config(&view, &overrides)?;
+    let changes: Vec<&str> = query.all("changes").flat_map(str::lines).collect();
+    let patch = ConfigPatch::parse(&changes).map_err(|error| ApiError::invalid(error.to_string()))?;
+    patch.apply(&mut config.config).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let options = CommitOptions {
+        author: query.get("author").unwrap_or_default().to_owned(),
+        comment: query.get("comment").unwrap_or_default().to_owned(),
+        reference,
+        created_by: view.spec.process.args.join(" "),
+    };
+    let id = app.engine.commit(&container, query.boolean_or("pause", true), config, options).await?;
+    Ok(body::json(StatusCode::CREATED, &models::IdResponse { id: id.to_string() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, text, fits) in [
+            ("busy*", "busybox:1", true),
+            ("busy*", "busybox", true),
+            ("*/a", "x/a", true),
+            ("*", "x/a", false),
+            ("b.x", "bax", false),
+            ("b?x", "bax", true),
+        ] {
+            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `GET /containers/{id}/json`: a view of phase and specification.
+
+use super::body::{self, Response};
+use super::convert::create::Front;
+use super::convert::time;
+use super::error::Result;
+use super::{Call, networks};
+use crate::App;
+use naru_api::models;
+use naru_engine::container::View;
+use naru_engine::phase::Phase;
+use naru_engine::spec::{LogSpec, MountSource};
+
+/// `GET /containers/{id}/json`.
+pub async fn container(call: &Call, id: &str) -> Result<Response> {
+    let view = call.app.engine.find(id)?.view();
+    let mut answer = inspect(&call.app, &view);
+    if call.query.boolean("size") {
+        let id = view.id.clone();
+        let sizes = call.app.engine.with_store(move |store| store.sizes(&id)).await?;
+        answer.size_rw = i64::try_from(sizes.rw).ok();
+        answer.size_root_fs = i64::try_from(sizes.root_fs).ok();
+    }
+    Ok(body::ok(&answer))
+}
+
+fn inspect(app: &App, view: &View) -> models::ContainerInspect {
+    let spec = &view.spec;
+    let Front { mut config, host } = serde_json::from_value(spec.front.clone()).unwrap_or_default();
+    if config.hostname.is_empty() {
+        config.hostname = view.id.short().to_owned();
+    }
+    let run = app.engine.run_directory(&view.id);
+    let file = |name: &str| run.join(name).to_string_lossy().into_owned();
+    let execs = app.engine.execs_of(&view.id);
+    models::ContainerInspect {
+        id: view.id.to_string(),
+        created: time::rfc3339(view.created),
+        path: spec.process.args.first().cloned().unwrap_or_default(),
+        args: spec.process.args.iter().skip(1).cloned().collect(),
+        state: state(view),
+        image: spec.image.as_ref().map(ToString::to_string).unwrap_or_default(),
+        resolv_conf_path: file("resolv.conf"),
+        hostname_path: file("hostname"),
+        hosts_path: file("hosts"),
+        log_path: match spec.log {
+            LogSpec::None => String::new(),
+            LogSpec::JsonFile { .. } => app.engine.log_path(&view.id).to_string_lossy().into_owned(),
+        },
+        name: format!("/{}", view.name),
+        restart_count: i64::from(view.state.restart_count),
+        driver: app.engine.store().driver().name().to_owned(),
+        platform: "linux".into(),
+        app_armor_profile: spec.security.apparmor.clone().unwrap_or_default(),
+        exec_ids: Some(execs).filter(|list| !list.is_empty()),
+        host_config: host,
+        graph_driver: models::GraphDriver { data: None, name: app.engine.store().driver().name().to_owned() },
+        mounts: mounts(app, view),
+        config,
+        network_settings: networks::settings(view),
+        ..models::ContainerInspect::default()
+    }
+}
+
+/// What the container is doing.
+fn state(view: &View) -> models::ContainerState {
+    let state = &view.state;
+    let exit = match &state.phase {
+        Phase::Exited(exit) | Phase::Restarting(exit) => Some(exit),
+        _ => None,
+    };
+    let last = exit.or(state.last_exit.as_ref());
+    let or_never = |at: Option<jiff::Timestamp>| at.map_or_else(|| time::NEVER.to_owned(), time::rfc3339);
+    let started = match state.phase {
+        Phase::Running { started_at, .. } => Some(started_at),
+        _ => last.and_then(|exit| exit.started_at),
+    };
+    models::ContainerState {
+        status: state.status().to_owned(),
+        // Docker calls a paused or restarting container running too.
+        running: state.is_running() || matches!(state.phase, Phase::Restarting(_)),
+        paused: state.is_paused(),
+        restarting: matches!(state.phase, Phase::Restarting(_)),
+        oom_killed: exit.is_some_and(|exit| exit.oom_killed),
+        dead: false,
+        pid: i64::from(state.pid().unwrap_or(0)),
+        exit_code: exit.map_or(0, |exit| i64::from(exit.code)),
+        error: exit.map(|exit| exit.error.clone()).unwrap_or_default(),
+        started_at: or_never(started),
+        finished_at: or_never(last.map(|exit| exit.finished_at)),
+        health: view.health.as_ref().map(|health| models::Health {
+            status: health.status.as_str().to_owned(),
+            failing_streak: i64::from(health.failing_streak),
+            log: health
+                .log
+                .iter()
+                .map(|check| models::HealthcheckResult {
+                    start: time::rfc3339(check.start),
+                    end: time::rfc3339(check.end),
+                    exit_code: i64::from(check.exit_code),
+                    output: check.output.clone(),
+                })
+                .collect(),
+        }),
+    }
+}
+
+/// The mounts as they are made.
+pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
+    let one = |mount: &naru_engine::spec::MountSpec| {
+        let base = models::MountPoint { destination: mount.target.clone(), rw: !mount.read_only, ..models::MountPoint::default() };
+        let mode = if mount.read_only { "ro" } else { "" };
+        match &mount.source {
+            MountSource::Bind { path, propagation, .. } => models::MountPoint {
+                r#type: "bind".into(),
+                source: path.to_string_lossy().into_owned(),
+                mode: mode.into(),
+                propagation: if propagation.is_empty() { "rprivate".into() } else { propagation.clone() },
+                ..base
+            },
+            MountSource::Volume { name, .. } => models::MountPoint {
+                r#type: "volume".into(),
+                name: name.clone(),
+                source: app.engine.volumes().mountpoint(name).to_string_lossy().into_owned(),
+                driver: "local".into(),
+                mode: mode.into(),
+                ..base
+            },
+            MountSource::Tmpfs { .. } => models::MountPoint { r#type: "tmpfs".into(), mode: mode.into(), ..base },
+        }
+    };
+    view.spec.mounts.iter().map(one).collect()
+}

@@ -1,0 +1,288 @@
+//! The Docker Engine API: one function answers every request, one match is the table of routes.
+//!
+//! A request goes through: path clean-up and version prefix → [`route`] → a handler in the file of its resource →
+//! [`error::ApiError`] for whatever failed. Handlers translate between wire types and the engine; they hold no state.
+
+mod archive;
+mod body;
+mod containers;
+mod convert;
+mod error;
+mod events;
+mod execs;
+mod hijack;
+mod images;
+mod inspect;
+mod list;
+mod logs;
+mod networks;
+mod stats;
+mod system;
+mod volumes;
+
+use crate::App;
+use body::Response;
+use error::{ApiError, Result};
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use hyper::body::Incoming;
+use naru_api::query::Query;
+use naru_api::version::ApiVersion;
+use naru_types::ErrorKind;
+use std::sync::Arc;
+
+/// A request on its way to a handler.
+struct Call {
+    app: Arc<App>,
+    version: ApiVersion,
+    query: Query,
+    request: Request<Incoming>,
+}
+
+impl Call {
+    /// Splits off the body.
+    fn into_body(self) -> (http::HeaderMap, Incoming) {
+        let (parts, body) = self.request.into_parts();
+        (parts.headers, body)
+    }
+
+    /// A numeric parameter; absent or empty is `None`.
+    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>> {
+        match self.query.get(key).filter(|text| !text.is_empty()) {
+            None => Ok(None),
+            Some(text) => {
+                text.parse().map(Some).map_err(|_| ApiError::invalid(format!("invalid value for {key}: {text:?} is not a number")))
+            }
+        }
+    }
+}
+
+/// Checks the log driver and options that containers get by default.
+pub fn check_log(log: &naru_api::models::LogConfig) -> std::result::Result<(), String> {
+    convert::host::log(&Default::default(), &Default::default(), &[], log).map(drop).map_err(|error| error.message)
+}
+
+/// Answers a request.
+pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
+    let path = request.uri().path();
+    if request.method() == Method::OPTIONS {
+        return with_headers(body::empty(StatusCode::OK));
+    }
+    if path.contains("//") {
+        return cleaned(path, request.uri().query());
+    }
+    let (version, rest) = split_version(path);
+    let segments: Option<Vec<String>> = rest.split('/').skip(1).map(decode_segment).collect();
+    let Some(segments) = segments else {
+        return ApiError::invalid("the path is not valid percent-encoded UTF-8").response();
+    };
+    let version = match check_version(version) {
+        Ok(version) => version,
+        Err(error) => return with_headers(error.response()),
+    };
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let method = request.method().clone();
+    let head = method == Method::HEAD;
+    let log = tracing::debug_span!("call", %method, path);
+    let call = Call { app, version, query, request };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let outcome = route(call, &method, &segments).await;
+    drop(log);
+    match outcome {
+        Ok(Some(response)) => with_headers(response),
+        // moby's mux answers before the middleware: no Api-Version here.
+        Ok(None) => ApiError::new(ErrorKind::NotFound, "page not found").response(),
+        Err(error) => {
+            if error.kind == ErrorKind::Internal {
+                tracing::error!(error = error.message, "request failed");
+            }
+            let response = error.response();
+            with_headers(if head { strip(response) } else { response })
+        }
+    }
+}
+
+fn strip(response: Response) -> Response {
+    body::empty(response.status())
+}
+
+/// gorilla/mux redirects to the cleaned path.
+fn cleaned(path: &str, query: Option<&str>) -> Response {
+    let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let mut location = format!("/{}", clean.join("/"));
+    if let Some(query) = query {
+        location.push('?');
+        location.push_str(query);
+    }
+    let mut response = body::empty(StatusCode::MOVED_PERMANENTLY);
+    if let Ok(value) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// `/v1.43/x` → (`1.43`, `/x`).
+fn split_version(path: &str) -> (Option<&str>, &str) {
+    let Some(rest) = path.strip_prefix("/v") else { return (None, path) };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let digits = !rest[..end].is_empty() && rest[..end].bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if digits { (Some(&rest[..end]), &rest[end..]) } else { (None, path) }
+}
+
+fn check_version(version: Option<&str>) -> Result<ApiVersion> {
+    let Some(text) = version else { return Ok(ApiVersion::MAX) };
+    let version: ApiVersion = text.parse().map_err(|error: naru_api::version::VersionError| ApiError::invalid(error.to_string()))?;
+    if version < ApiVersion::FLOOR {
+        return Err(ApiError::invalid(format!(
+            "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            ApiVersion::FLOOR
+        )));
+    }
+    if version > ApiVersion::MAX {
+        return Err(ApiError::invalid(format!(
+            "client version {version} is too new. Maximum supported API version is {}",
+            ApiVersion::MAX
+        )));
+    }
+    Ok(version)
+}
+
+fn decode_segment(segment: &str) -> Option<String> {
+    if !segment.contains('%') {
+        return Some(segment.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let hex = [rest.next()?, rest.next()?];
+        bytes.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The headers of every routed answer.
+fn with_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("Api-Version", HeaderValue::from_static("1.51"));
+    headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
+    headers.insert("Ostype", HeaderValue::from_static("linux"));
+    headers.insert(header::SERVER, HeaderValue::from_static(concat!("Naru/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    response
+}
+
+/// The table of routes. `None` is no such route.
+async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Response>> {
+    let (get, post) = (*method == Method::GET, *method == Method::POST);
+    let (delete, put, head) = (*method == Method::DELETE, *method == Method::PUT, *method == Method::HEAD);
+    let response = match path {
+        ["_ping"] if get || head => system::ping(&call, head),
+        ["version"] if get => system::version(&call),
+        ["info"] if get => system::info(&call).await?,
+        ["events"] if get => events::events(&call)?,
+        ["system", "df"] if get => system::disk_usage(&call).await?,
+        ["auth"] if post => return Err(ApiError::unsupported("logging in to registries is not built into this version")),
+        ["commit"] if post => images::commit(call).await?,
+
+        ["containers", "json"] if get => list::containers(&call).await?,
+        ["containers", "create"] if post => containers::create(call).await?,
+        ["containers", "prune"] if post => containers::prune(&call).await?,
+        ["containers", id] if delete => containers::remove(&call, id).await?,
+        ["containers", id, "json"] if get => inspect::container(&call, id).await?,
+        ["containers", id, "start"] if post => containers::start(call, id).await?,
+        ["containers", id, "stop"] if post => containers::stop(&call, id).await?,
+        ["containers", id, "restart"] if post => containers::restart(&call, id).await?,
+        ["containers", id, "kill"] if post => containers::kill(&call, id).await?,
+        ["containers", id, "pause"] if post => containers::pause(&call, id).await?,
+        ["containers", id, "unpause"] if post => containers::unpause(&call, id).await?,
+        ["containers", id, "wait"] if post => containers::wait(&call, id)?,
+        ["containers", id, "rename"] if post => containers::rename(&call, id).await?,
+        ["containers", id, "update"] if post => containers::update(call, id).await?,
+        ["containers", id, "resize"] if post => containers::resize(&call, id).await?,
+        ["containers", id, "top"] if get => containers::top(&call, id).await?,
+        ["containers", id, "changes"] if get => containers::changes(&call, id).await?,
+        ["containers", id, "export"] if get => containers::export(&call, id)?,
+        ["containers", id, "stats"] if get => stats::stats(&call, id).await?,
+        ["containers", id, "logs"] if get => logs::logs(&call, id)?,
+        ["containers", id, "attach"] if post => hijack::attach(call, id).await?,
+        ["containers", id, "archive"] if head => archive::stat(&call, id).await?,
+        ["containers", id, "archive"] if get => archive::get(&call, id).await?,
+        ["containers", id, "archive"] if put => archive::put(call, id).await?,
+        ["containers", id, "exec"] if post => execs::create(call, id).await?,
+        ["exec", id, "start"] if post => execs::start(call, id).await?,
+        ["exec", id, "resize"] if post => execs::resize(&call, id).await?,
+        ["exec", id, "json"] if get => execs::inspect(&call, id)?,
+
+        ["images", "json"] if get => images::list(&call).await?,
+        ["images", "create"] if post => images::create(call).await?,
+        ["images", "load"] if post => images::load(call)?,
+        ["images", "get"] if get => images::save_many(&call).await?,
+        ["images", "prune"] if post => images::prune(&call).await?,
+        ["images", "search"] if get => return Err(ApiError::unsupported("searching registries is not built into this version")),
+        ["images", name @ .., "json"] if get && !name.is_empty() => images::inspect(&call, &name.join("/")).await?,
+        ["images", name @ .., "history"] if get && !name.is_empty() => images::history(&call, &name.join("/")).await?,
+        ["images", name @ .., "get"] if get && !name.is_empty() => images::save(&call, &name.join("/")).await?,
+        ["images", name @ .., "tag"] if post && !name.is_empty() => images::tag(&call, &name.join("/")).await?,
+        ["images", name @ .., "push"] if post && !name.is_empty() => {
+            return Err(ApiError::unsupported(format!("pushing {} is not built into this version; use save and load", name.join("/"))));
+        }
+        ["images", name @ ..] if delete && !name.is_empty() => images::remove(&call, &name.join("/")).await?,
+
+        ["volumes"] if get => volumes::list(&call)?,
+        ["volumes", "create"] if post => volumes::create(call).await?,
+        ["volumes", "prune"] if post => volumes::prune(&call).await?,
+        ["volumes", name] if get => volumes::inspect(&call, name)?,
+        ["volumes", name] if delete => volumes::remove(&call, name).await?,
+
+        ["networks"] | ["networks", ""] if get => networks::list(&call)?,
+        ["networks", "create" | "prune"] if post => {
+            return Err(ApiError::unsupported(
+                "user-defined networks are not built into this version; bridge, host, none and container:NAME are",
+            ));
+        }
+        ["networks", _, "connect" | "disconnect"] if post => {
+            return Err(ApiError::unsupported("connecting containers to further networks is not built into this version"));
+        }
+        ["networks", id] if get => networks::inspect(&call, id)?,
+        ["networks", id] if delete => networks::remove(&call, id)?,
+
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => {
+            return Err(ApiError::new(
+                ErrorKind::Unavailable,
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+            ));
+        }
+        ["plugins"] if get => body::ok::<[(); 0]>(&[]),
+        ["plugins", ..] => return Err(ApiError::unsupported("managed plugins are not built into this version")),
+        ["build", ..] | ["session"] | ["grpc"] if post => {
+            return Err(ApiError::unsupported("building images is not built into this version"));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(response))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_in_paths() {
+        assert_eq!(split_version("/v1.43/info"), (Some("1.43"), "/info"));
+        assert_eq!(split_version("/volumes"), (None, "/volumes"));
+        assert_eq!(split_version("/v1.43"), (Some("1.43"), ""));
+        assert!(check_version(Some("1.23")).is_err());
+        assert!(check_version(Some("1.99")).unwrap_err().message.contains("too new"));
+        assert!(check_version(None).is_ok());
+    }
+
+    #[test]
+    fn segments() {
+        assert_eq!(decode_segment("a%2Fb").as_deref(), Some("a/b"));
+        assert_eq!(decode_segment("%zz"), None);
+        assert_eq!(decode_segment("%ff"), None);
+        assert_eq!(decode_segment("%2"), None);
+    }
+}

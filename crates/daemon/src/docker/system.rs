@@ -1,0 +1,189 @@
+//! The engine about itself: ping, version, info, disk use.
+
+use super::body::{self, Response};
+use super::error::Result;
+use super::{Call, convert, list, volumes};
+use crate::App;
+use http::{HeaderValue, StatusCode, header};
+use naru_api::models;
+use naru_api::version::ApiVersion;
+use naru_engine::phase::Phase;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// `GET` and `HEAD /_ping`.
+pub fn ping(_call: &Call, head: bool) -> Response {
+    let mut response = body::text(StatusCode::OK, if head { "" } else { "OK" });
+    let headers = response.headers_mut();
+    headers.insert("Builder-Version", HeaderValue::from_static("1"));
+    headers.insert("Swarm", HeaderValue::from_static("inactive"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
+
+fn kernel() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Go's name of this machine's architecture.
+fn architecture() -> String {
+    naru_types::Platform::host().architecture
+}
+
+/// `GET /version`.
+pub fn version(_call: &Call) -> Response {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let details = BTreeMap::from([
+        ("ApiVersion".to_owned(), ApiVersion::MAX.to_string()),
+        ("MinAPIVersion".to_owned(), ApiVersion::FLOOR.to_string()),
+        ("Arch".to_owned(), architecture()),
+        ("Os".to_owned(), "linux".to_owned()),
+        ("KernelVersion".to_owned(), kernel()),
+        ("Experimental".to_owned(), "false".to_owned()),
+        ("GitCommit".to_owned(), String::new()),
+        ("GoVersion".to_owned(), String::new()),
+        ("BuildTime".to_owned(), String::new()),
+    ]);
+    body::ok(&models::SystemVersion {
+        platform: models::VersionPlatform { name: "Naru Engine".into() },
+        components: vec![models::VersionComponent { name: "Engine".into(), version: version.clone(), details: Some(details) }],
+        version,
+        api_version: ApiVersion::MAX.to_string(),
+        min_api_version: ApiVersion::FLOOR.to_string(),
+        os: "linux".into(),
+        arch: architecture(),
+        kernel_version: kernel(),
+        ..models::SystemVersion::default()
+    })
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn operating_system() -> String {
+    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+/// `GET /info`.
+pub async fn info(call: &Call) -> Result<Response> {
+    let app = &call.app;
+    let views = app.engine.containers();
+    let count =
+        |holds: &dyn Fn(&Phase) -> bool| i64::try_from(views.iter().filter(|view| holds(&view.state.phase)).count()).unwrap_or(i64::MAX);
+    let images = app.engine.images();
+    let config = app.engine.config();
+    let v2 = naru_runtime::cgroup::layout().is_ok_and(|layout| layout == naru_runtime::cgroup::Layout::V2);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<i64>().ok()).unwrap_or(0);
+    let mut runtimes: BTreeMap<String, models::RuntimeInfo> = config
+        .runtimes
+        .iter()
+        .map(|(name, runtime)| {
+            let info = models::RuntimeInfo {
+                path: runtime.program.to_string_lossy().into_owned(),
+                runtime_args: Some(runtime.args.clone()).filter(|args| !args.is_empty()),
+                ..models::RuntimeInfo::default()
+            };
+            (name.clone(), info)
+        })
+        .collect();
+    runtimes.insert("naru".into(), models::RuntimeInfo { path: "naru oci".into(), ..models::RuntimeInfo::default() });
+    let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
+    let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
+    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    Ok(body::ok(&models::SystemInfo {
+        id: app.id.clone(),
+        containers: i64::try_from(views.len()).unwrap_or(i64::MAX),
+        containers_running: count(&|phase| matches!(phase, Phase::Running { paused: false, .. })),
+        containers_paused: count(&|phase| matches!(phase, Phase::Running { paused: true, .. })),
+        containers_stopped: count(&|phase| !matches!(phase, Phase::Running { .. })),
+        images: i64::try_from(images.len()).unwrap_or(i64::MAX),
+        driver: app.engine.store().driver().name().into(),
+        driver_status: vec![],
+        plugins: models::PluginsInfo {
+            volume: names(&["local"]),
+            network: names(&["bridge", "host", "null"]),
+            log: names(&["json-file", "none"]),
+            ..models::PluginsInfo::default()
+        },
+        memory_limit: true,
+        swap_limit: true,
+        cpu_cfs_period: true,
+        cpu_cfs_quota: true,
+        cpu_shares: true,
+        cpu_set: true,
+        pids_limit: true,
+        oom_kill_disable: !v2,
+        ipv4_forwarding: forwarding,
+        debug: app.config.debug,
+        n_fd: i64::try_from(descriptors).unwrap_or(0),
+        system_time: convert::time::rfc3339(jiff::Timestamp::now()),
+        logging_driver: app.config.log.r#type.clone(),
+        cgroup_driver: "cgroupfs".into(),
+        cgroup_version: if v2 { "2".into() } else { "1".into() },
+        n_events_listener: i64::try_from(app.engine.events().listeners()).unwrap_or(i64::MAX),
+        kernel_version: kernel(),
+        operating_system: operating_system(),
+        os_type: "linux".into(),
+        architecture: std::env::consts::ARCH.into(),
+        index_server_address: "https://index.docker.io/v1/".into(),
+        registry_config: Some(models::RegistryConfig::default()),
+        n_cpu: std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(i64::MAX)),
+        mem_total: kib * 1024,
+        docker_root_dir: config.data_root.to_string_lossy().into_owned(),
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        server_version: env!("CARGO_PKG_VERSION").into(),
+        runtimes,
+        default_runtime: app.config.default_runtime.clone(),
+        swarm: models::SwarmInfo { local_node_state: "inactive".into(), ..models::SwarmInfo::default() },
+        // Containers never depend on the daemon's life.
+        live_restore_enabled: true,
+        init_binary: "naru".into(),
+        security_options: vec!["name=seccomp,profile=builtin".into()],
+        ..models::SystemInfo::default()
+    }))
+}
+
+/// `GET /system/df`.
+pub async fn disk_usage(call: &Call) -> Result<Response> {
+    let types: Vec<&str> = call.query.all("type").collect();
+    if let Some(unknown) = types.iter().find(|kind| !matches!(**kind, "container" | "image" | "volume" | "build-cache")) {
+        return Err(super::error::ApiError::invalid(format!("unknown object type: {unknown}")));
+    }
+    let wants = |kind: &str| types.is_empty() || types.contains(&kind);
+    let app = &call.app;
+    let mut usage = models::DiskUsage::default();
+    if wants("image") {
+        let total = app.engine.with_store(|store| Ok(store.disk_usage())).await?;
+        usage.layers_size = i64::try_from(total.layers).unwrap_or(i64::MAX);
+        let mut rows = Vec::new();
+        for image in app.engine.images() {
+            let users = i64::try_from(app.engine.image_users(&image.id).len()).unwrap_or(i64::MAX);
+            let mut row = convert::image::summary(&image, users);
+            row.shared_size = i64::try_from(app.engine.store().shared_size(&image.id)).unwrap_or(i64::MAX);
+            rows.push(row);
+        }
+        usage.images = Some(rows);
+    }
+    if wants("container") {
+        let mut rows = Vec::new();
+        for view in app.engine.containers() {
+            let mut row = list::summary(app, &view);
+            let id = view.id.clone();
+            // A container that goes away meanwhile has no size.
+            if let Ok(sizes) = app.engine.with_store(move |store| store.sizes(&id)).await {
+                row.size_rw = i64::try_from(sizes.rw).unwrap_or(i64::MAX);
+                row.size_root_fs = i64::try_from(sizes.root_fs).unwrap_or(i64::MAX);
+            }
+            rows.push(row);
+        }
+        usage.containers = Some(rows);
+    }
+    if wants("volume") {
+        let owner: Arc<App> = Arc::clone(app);
+        usage.volumes = tokio::task::spawn_blocking(move || volumes::usage(&owner)).await.ok();
+    }
+    usage.build_cache = Some(vec![]).filter(|_| wants("build-cache"));
+    Ok(body::ok(&usage))
+}

@@ -1,0 +1,762 @@
+//! One container: a handle for everybody, an actor that owns its state.
+//!
+//! `ps` and `inspect` read the last [`View`] and never wait. Commands go to the actor's queue and are always answered,
+//! also when the actor ends: a dropped reply is [`EngineError::Gone`]. The actor carries out the effects that
+//! [`State::apply`] asks for; nothing else changes the state.
+
+use crate::Inner;
+use crate::error::{EngineError, Result};
+use crate::events::ObjectKind;
+use crate::health::{self, Health};
+use crate::launch::{self, Run};
+use crate::monitor;
+use crate::phase::{Effect, Input, Phase, State};
+use crate::spec::{ContainerSpec, RestartMode};
+use jiff::Timestamp;
+use naru_runtime::monitor::{Event as MonitorEvent, Request};
+use naru_runtime::spawner::AttachStream;
+use naru_types::{ContainerId, ErrorKind, Name, Signal};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+/// Seconds between the stop signal and SIGKILL when nobody says otherwise.
+const DEFAULT_STOP_TIMEOUT: i64 = 10;
+/// How long a killed container may take to vanish before its removal fails.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is known about a container at one moment.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its id.
+    pub id: ContainerId,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its name, without a slash.
+    pub name: String,
+    /// What was asked for.
+    pub spec: Arc<ContainerSpec>,
+    /// What it does.
+    pub state: State,
+    /// Its health, if it has a check.
+    pub health: Option<Health>,
+    /// The live run, while there is one.
+    pub run: Option<Arc<Run>>,
+    /// It is deleted; the last view of all.
+    pub removed: bool,
+}
+
+/// How a container is asked to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StopOptions {
+    /// Instead of the container's own signal.
+    pub signal: Option<Signal>,
+    /// Seconds until SIGKILL, instead of the container's own; negative waits for ever.
+    pub timeout: Option<i64>,
+}
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Streams {
+    /// Input.
+    pub stdin: bool,
+    /// Output.
+    pub stdout: bool,
+    /// Errors.
+    pub stderr: bool,
+}
+
+type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// A command to the actor.
+pub(crate) enum Command {
+    Start(Reply<()>),
+    Stop(StopOptions, Reply<()>),
+    Restart(StopOptions, Reply<()>),
+    Kill(Signal, Reply<()>),
+    Pause(Reply<()>),
+    Unpause(Reply<()>),
+    Rename(Name, Reply<()>),
+    Update(Box<dyn FnOnce(&mut ContainerSpec) + Send>, Reply<()>),
+    Remove {
+        force: bool,
+        volumes: bool,
+        reply: Reply<()>,
+    },
+    Attach(Streams, Reply<StdUnixStream>),
+    Resize {
+        rows: u16,
+        columns: u16,
+        reply: Reply<()>,
+    },
+    Health(health::Outcome),
+    /// The daemon starts: bring it up if its policy says so.
+    StartWithDaemon,
+}
+
+/// The handle of a container.
+#[derive(Debug)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    commands: mpsc::UnboundedSender<Command>,
+    view: watch::Receiver<Arc<View>>,
+}
+
+impl Container {
+    /// The present view.
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Views to come.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || EngineError::NoSuchContainer(self.id.to_string());
+        self.commands.send(command(reply)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Starts it.
+    pub async fn start(&self) -> Result<()> {
+        self.ask(Command::Start).await
+    }
+
+    /// Stops it and waits for its end.
+    pub async fn stop(&self, options: StopOptions) -> Result<()> {
+        self.ask(|reply| Command::Stop(options, reply)).await
+    }
+
+    /// Stops it if it runs, then starts it.
+    pub async fn restart(&self, options: StopOptions) -> Result<()> {
+        self.ask(|reply| Command::Restart(options, reply)).await
+    }
+
+    /// Sends a signal; waits for the end when it is SIGKILL.
+    pub async fn kill(&self, signal: Signal) -> Result<()> {
+        self.ask(|reply| Command::Kill(signal, reply)).await
+    }
+
+    /// Freezes it.
+    pub async fn pause(&self) -> Result<()> {
+        self.ask(Command::Pause).await
+    }
+
+    /// Thaws it.
+    pub async fn unpause(&self) -> Result<()> {
+        self.ask(Command::Unpause).await
+    }
+
+    /// Deletes it.
+    pub async fn remove(&self, force: bool, volumes: bool) -> Result<()> {
+        self.ask(|reply| Command::Remove { force, volumes, reply }).await
+    }
+
+    pub(crate) async fn rename(&self, name: Name) -> Result<()> {
+        self.ask(|reply| Command::Rename(name, reply)).await
+    }
+
+    pub(crate) async fn update(&self, change: Box<dyn FnOnce(&mut ContainerSpec) + Send>) -> Result<()> {
+        self.ask(|reply| Command::Update(change, reply)).await
+    }
+
+    /// A stream to its standard streams; before its start the stream waits for it. Frames as Docker's without a tty.
+    pub async fn attach(&self, streams: Streams) -> Result<StdUnixStream> {
+        self.ask(|reply| Command::Attach(streams, reply)).await
+    }
+
+    /// Sets the size of its terminal.
+    pub async fn resize(&self, rows: u16, columns: u16) -> Result<()> {
+        self.ask(|reply| Command::Resize { rows, columns, reply }).await
+    }
+
+    pub(crate) fn health_result(&self, outcome: health::Outcome) {
+        // A container that is gone needs no health.
+        self.commands.send(Command::Health(outcome)).ok();
+    }
+
+    pub(crate) fn start_with_daemon(&self) {
+        self.commands.send(Command::StartWithDaemon).ok();
+    }
+
+    /// Waits until it is deleted or `done` holds.
+    pub async fn wait_until(&self, done: impl Fn(&View) -> bool) -> Arc<View> {
+        let mut view = self.watch();
+        // An error means that the actor ended; its last view is the answer then.
+        let found = view.wait_for(|view| view.removed || done(view)).await.map(|found| Arc::clone(&found));
+        found.unwrap_or_else(|_| self.view())
+    }
+}
+
+/// What a new actor begins with.
+pub(crate) struct Birth {
+    pub view: View,
+    /// A live run to take up: the connection to its monitor.
+    pub watch: Option<UnixStream>,
+}
+
+/// Starts the actor of a container and returns its handle.
+pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
+    let (commands, queue) = mpsc::unbounded_channel();
+    let id = birth.view.id.clone();
+    let running = birth.view.state.is_running();
+    let (publisher, view) = watch::channel(Arc::new(birth.view.clone()));
+    let container = Arc::new(Container { id, commands, view });
+    let mut actor = Actor {
+        directory: engine.run_directory(&container.id),
+        engine,
+        container: Arc::downgrade(&container),
+        view: birth.view,
+        publisher,
+        watch: birth.watch.map(monitor::subscribe),
+        waiting_attach: Vec::new(),
+        stop_waiters: Vec::new(),
+        kill_at: None,
+        restart_at: None,
+        health_task: None,
+    };
+    if running {
+        actor.begin_health();
+    }
+    tokio::spawn(actor.run(queue));
+    container
+}
+
+struct Actor {
+    engine: Arc<Inner>,
+    container: std::sync::Weak<Container>,
+    directory: PathBuf,
+    view: View,
+    publisher: watch::Sender<Arc<View>>,
+    /// Events of the monitor of the live run; closed when the monitor is gone.
+    watch: Option<mpsc::UnboundedReceiver<MonitorEvent>>,
+    /// Clients that attached before the start.
+    waiting_attach: Vec<AttachStream>,
+    stop_waiters: Vec<Reply<()>>,
+    kill_at: Option<Instant>,
+    restart_at: Option<Instant>,
+    health_task: Option<tokio::task::JoinHandle<()>>,
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_event(watch: &mut Option<mpsc::UnboundedReceiver<MonitorEvent>>) -> Option<MonitorEvent> {
+    match watch {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Actor {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Command>) {
+        while !self.view.removed {
+            tokio::select! {
+                biased;
+                event = next_event(&mut self.watch) => match event {
+                    Some(event) => self.on_event(event).await,
+                    None => self.on_monitor_lost().await,
+                },
+                () = until(self.kill_at) => {
+                    self.kill_at = None;
+                    if let Err(error) = self.send_signal(Signal::KILL).await {
+                        tracing::warn!(container = %self.view.id.short(), %error, "cannot kill after the stop timeout");
+                    }
+                }
+                () = until(self.restart_at) => {
+                    self.restart_at = None;
+                    if let Err(error) = self.apply(Input::RestartDue).await {
+                        tracing::warn!(container = %self.view.id.short(), %error, "cannot restart");
+                    }
+                }
+                command = queue.recv() => match command {
+                    Some(command) => self.on_command(command).await,
+                    None => return,
+                },
+            }
+        }
+        // Commands that came too late are answered by dropping their replies.
+    }
+
+    fn publish_view(&self) {
+        self.publisher.send_replace(Arc::new(self.view.clone()));
+    }
+
+    fn save_state(&self) {
+        let state = serde_json::to_string(&self.view.state).expect("states are plain data");
+        let run = self.view.run.as_ref().map(|run| serde_json::to_string(&**run).expect("runs are plain data"));
+        self.engine.db.put_state(self.view.id.as_str(), state, run);
+    }
+
+    fn emit(&self, action: impl Into<String>, extra: &[(&str, String)]) {
+        self.engine.container_event(&self.view, action, extra);
+    }
+
+    fn denied(&self, denied: crate::phase::Denied) -> EngineError {
+        let text = match (denied.kind, denied.reason.starts_with("container is"), denied.reason.starts_with("cannot")) {
+            (_, true, _) => format!("cannot remove container \"/{}\": {}", self.view.name, denied.reason),
+            (_, _, true) => denied.reason.to_owned(),
+            (ErrorKind::Conflict, ..) if denied.reason.starts_with("removal") => {
+                format!("removal of container {} is already in progress", self.view.name)
+            }
+            (ErrorKind::NotModified, ..) => String::new(),
+            _ => format!("Container {} {}", self.view.id, denied.reason),
+        };
+        EngineError::Denied { text, kind: denied.kind }
+    }
+
+    async fn on_command(&mut self, command: Command) {
+        // A reply whose asker has gone is dropped silently: `ok()` on sends below.
+        match command {
+            Command::Start(reply) => {
+                let result = self.apply(Input::Start).await;
+                reply.send(result).ok();
+            }
+            Command::StartWithDaemon => {
+                if let Err(error) = self.start_with_daemon().await {
+                    tracing::warn!(container = %self.view.id.short(), %error, "cannot bring up the container");
+                }
+            }
+            Command::Stop(options, reply) => self.on_stop(options, reply).await,
+            Command::Restart(options, reply) => {
+                let result = self.restart(options).await;
+                reply.send(result).ok();
+            }
+            Command::Kill(signal, reply) => self.on_kill(signal, reply).await,
+            Command::Pause(reply) => {
+                let result = self.apply(Input::Pause).await;
+                reply.send(result.inspect(|()| self.emit("pause", &[]))).ok();
+            }
+            Command::Unpause(reply) => {
+                let result = self.apply(Input::Unpause).await;
+                reply.send(result.inspect(|()| self.emit("unpause", &[]))).ok();
+            }
+            Command::Rename(name, reply) => {
+                let result = self.rename(name).await;
+                reply.send(result).ok();
+            }
+            Command::Update(change, reply) => {
+                let result = self.update(change).await;
+                reply.send(result).ok();
+            }
+            Command::Remove { force, volumes, reply } => {
+                let result = self.remove(force, volumes).await;
+                reply.send(result).ok();
+            }
+            Command::Attach(streams, reply) => {
+                let result = self.attach(streams).await;
+                reply.send(result).ok();
+            }
+            Command::Resize { rows, columns, reply } => {
+                let result = self.resize(rows, columns).await;
+                reply.send(result).ok();
+            }
+            Command::Health(outcome) => self.on_health(outcome),
+        }
+    }
+
+    /// Makes the transition and carries out its effects.
+    async fn apply(&mut self, input: Input) -> Result<()> {
+        let policy = self.view.spec.restart;
+        let (state, effects) = self.view.state.apply(input, &policy, self.view.spec.auto_remove).map_err(|denied| self.denied(denied))?;
+        let before = std::mem::replace(&mut self.view.state, state);
+        for effect in effects {
+            match effect {
+                Effect::Launch => {
+                    // The phase stays what it was until the process runs; a failure is an input of its own.
+                    return Box::pin(self.launch()).await;
+                }
+                Effect::Release => self.release().await,
+                Effect::ScheduleRestart(delay) => self.restart_at = Some(Instant::now() + delay),
+                Effect::CancelRestart => self.restart_at = None,
+                Effect::Freeze | Effect::Thaw => {
+                    if let Err(error) = self.freeze(effect == Effect::Freeze).await {
+                        self.view.state = before;
+                        return Err(error);
+                    }
+                }
+                Effect::KillAll => self.kill_all().await?,
+                Effect::Delete => {
+                    self.delete(self.view.spec.auto_remove).await?;
+                }
+            }
+        }
+        if !self.view.removed {
+            self.save_state();
+            self.publish_view();
+        }
+        Ok(())
+    }
+
+    async fn launch(&mut self) -> Result<()> {
+        let attach = std::mem::take(&mut self.waiting_attach);
+        let outcome = launch::launch(&self.engine, &self.view, attach).await;
+        match outcome {
+            Ok(launched) => {
+                self.watch = Some(monitor::subscribe(launched.watch));
+                self.view.run = Some(Arc::new(launched.run));
+                self.view.health = self.view.spec.health.as_ref().map(|_| Health::starting());
+                Box::pin(self.apply(Input::Started { pid: launched.pid, at: launched.at })).await?;
+                self.emit("start", &[]);
+                self.begin_health();
+                Ok(())
+            }
+            Err(error) => {
+                let code = match &error {
+                    EngineError::StartFailed { exit_code, .. } => *exit_code,
+                    _ => 128,
+                };
+                let text = error.to_string();
+                self.emit("die", &[("exitCode", code.to_string())]);
+                Box::pin(self.apply(Input::StartFailed { code, error: text, at: Timestamp::now() })).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn on_event(&mut self, event: MonitorEvent) {
+        match event {
+            MonitorEvent::Exited(record) => {
+                let at = record.finished_at.parse().unwrap_or_else(|_| Timestamp::now());
+                self.on_end(record.code, record.oom_killed, at).await;
+            }
+            MonitorEvent::ExecExited { id, code } => {
+                self.engine.execs.exited(&id, code);
+                self.emit("exec_die", &[("execID", id), ("exitCode", code.to_string())]);
+            }
+            MonitorEvent::OomKill => self.emit("oom", &[]),
+            MonitorEvent::Started { .. } | MonitorEvent::StartFailed { .. } => {}
+        }
+    }
+
+    async fn on_end(&mut self, code: i32, oom_killed: bool, at: Timestamp) {
+        if let Err(error) = monitor::ask(&self.directory, &Request::Shutdown).await {
+            tracing::debug!(container = %self.view.id.short(), %error, "monitor left before it was told to");
+        }
+        self.watch = None;
+        self.kill_at = None;
+        if let Some(task) = self.health_task.take() {
+            task.abort();
+        }
+        let started = match self.view.state.phase {
+            Phase::Running { started_at, .. } => Some(started_at),
+            _ => None,
+        };
+        let lasted = started.map_or(0, |started| at.duration_since(started).as_secs());
+        self.emit("die", &[("exitCode", code.to_string()), ("execDuration", lasted.to_string())]);
+        self.engine.execs.container_ended(&self.view.id);
+        if self.view.state.stopped_by_user {
+            self.emit("stop", &[]);
+        }
+        if let Err(error) = self.apply(Input::Ended { code, oom_killed, at }).await {
+            tracing::warn!(container = %self.view.id.short(), %error, "cannot finish the container's run");
+        }
+        for waiter in self.stop_waiters.drain(..) {
+            waiter.send(Ok(())).ok();
+        }
+    }
+
+    /// The monitor died: what it wrote last tells how the run ended.
+    async fn on_monitor_lost(&mut self) {
+        self.watch = None;
+        let record = launch::exit_record(&self.directory);
+        if record.is_none() {
+            tracing::warn!(container = %self.view.id.short(), "the monitor died; killing what is left of the container");
+            if let Err(error) = launch::kill_leftovers(&self.view).await {
+                tracing::warn!(container = %self.view.id.short(), %error, "cannot kill the container's processes");
+            }
+        }
+        let (code, oom_killed, at) = record.unwrap_or((137, false, Timestamp::now()));
+        self.on_end(code, oom_killed, at).await;
+    }
+
+    async fn release(&mut self) {
+        if let Some(run) = self.view.run.take() {
+            launch::release(&self.engine, &self.view.id, &run).await;
+        }
+    }
+
+    async fn send_signal(&self, signal: Signal) -> Result<()> {
+        monitor::ask(&self.directory, &Request::Signal { signal: signal.number() }).await?;
+        if self.view.state.is_paused() {
+            // A frozen process cannot receive its signal.
+            self.freeze(false).await?;
+        }
+        Ok(())
+    }
+
+    async fn freeze(&self, freeze: bool) -> Result<()> {
+        launch::freeze(&self.view, freeze).await
+    }
+
+    async fn on_stop(&mut self, options: StopOptions, reply: Reply<()>) {
+        if let Err(error) = self.apply(Input::Stop).await {
+            reply.send(Err(error)).ok();
+            return;
+        }
+        if !self.view.state.is_running() {
+            reply.send(Ok(())).ok();
+            return;
+        }
+        let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
+        if let Err(error) = self.send_signal(signal).await {
+            tracing::warn!(container = %self.view.id.short(), %error, "cannot send the stop signal; killing");
+            self.kill_at = Some(Instant::now());
+        } else {
+            self.emit("kill", &[("signal", signal.number().to_string())]);
+            let seconds = options.timeout.or(self.view.spec.process.stop_timeout).unwrap_or(DEFAULT_STOP_TIMEOUT);
+            if let Ok(seconds) = u64::try_from(seconds) {
+                let deadline = Instant::now() + Duration::from_secs(seconds);
+                self.kill_at = Some(self.kill_at.map_or(deadline, |earlier| earlier.min(deadline)));
+            }
+        }
+        self.stop_waiters.push(reply);
+    }
+
+    async fn on_kill(&mut self, signal: Signal, reply: Reply<()>) {
+        let deadly = signal == Signal::KILL || signal == self.view.spec.process.stop_signal;
+        let running = self.view.state.is_running();
+        if !running {
+            let text = format!("cannot kill container: {}: container {} is not running", self.view.name, self.view.id);
+            reply.send(Err(EngineError::conflict(text))).ok();
+            return;
+        }
+        let result = match self.apply(if deadly { Input::Stop } else { Input::Signal }).await {
+            Ok(()) => self.send_signal(signal).await,
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            self.emit("kill", &[("signal", signal.number().to_string())]);
+            if signal == Signal::KILL {
+                self.stop_waiters.push(reply);
+                return;
+            }
+        }
+        reply.send(result).ok();
+    }
+
+    /// Handles events until the live run has ended.
+    async fn await_end(&mut self, deadline: Option<Instant>) -> Result<()> {
+        let mut deadline = deadline;
+        while self.watch.is_some() {
+            tokio::select! {
+                event = next_event(&mut self.watch) => match event {
+                    Some(event) => Box::pin(self.on_event(event)).await,
+                    None => Box::pin(self.on_monitor_lost()).await,
+                },
+                () = until(deadline) => {
+                    deadline = None;
+                    self.send_signal(Signal::KILL).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn restart(&mut self, options: StopOptions) -> Result<()> {
+        if self.view.state.is_running() {
+            self.apply(Input::Stop).await?;
+            let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
+            self.send_signal(signal).await?;
+            self.emit("kill", &[("signal", signal.number().to_string())]);
+            let seconds = options.timeout.or(self.view.spec.process.stop_timeout).unwrap_or(DEFAULT_STOP_TIMEOUT);
+            let deadline = u64::try_from(seconds).ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
+            // A container with --rm would be deleted by its end; a restart keeps it (as Docker does).
+            let spec = Arc::clone(&self.view.spec);
+            if spec.auto_remove {
+                let kept = ContainerSpec { auto_remove: false, ..(*spec).clone() };
+                self.view.spec = Arc::new(kept);
+            }
+            let ended = self.await_end(deadline).await;
+            self.view.spec = spec;
+            ended?;
+        }
+        self.apply(Input::Start).await?;
+        self.emit("restart", &[]);
+        Ok(())
+    }
+
+    async fn start_with_daemon(&mut self) -> Result<()> {
+        if self.view.state.is_running() || !self.view.state.starts_with_daemon(&self.view.spec.restart) {
+            return Ok(());
+        }
+        if self.view.spec.restart.mode == RestartMode::OnFailure {
+            return self.apply(Input::RestartDue).await;
+        }
+        self.apply(Input::Start).await
+    }
+
+    async fn rename(&mut self, name: Name) -> Result<()> {
+        let old = self.view.name.clone();
+        if name.as_str() == old {
+            return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
+        }
+        self.engine.reserve_name(name.as_str(), &self.view.id)?;
+        let mut spec = (*self.view.spec).clone();
+        spec.name = Some(name.clone());
+        let json = serde_json::to_string(&spec).expect("specifications are plain data");
+        if let Err(error) = self.engine.db.put_spec(self.view.id.as_str(), json).await {
+            self.engine.free_name(name.as_str());
+            return Err(error);
+        }
+        self.engine.free_name(&old);
+        self.view.spec = Arc::new(spec);
+        self.view.name = name.as_str().to_owned();
+        self.publish_view();
+        self.emit("rename", &[("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+
+    async fn update(&mut self, change: Box<dyn FnOnce(&mut ContainerSpec) + Send>) -> Result<()> {
+        let mut spec = (*self.view.spec).clone();
+        change(&mut spec);
+        if self.view.state.is_running() {
+            launch::update(&self.view, &spec).await?;
+        }
+        let json = serde_json::to_string(&spec).expect("specifications are plain data");
+        self.engine.db.put_spec(self.view.id.as_str(), json).await?;
+        self.view.spec = Arc::new(spec);
+        self.publish_view();
+        self.emit("update", &[]);
+        Ok(())
+    }
+
+    async fn remove(&mut self, force: bool, volumes: bool) -> Result<()> {
+        let policy = self.view.spec.restart;
+        let (state, effects) = self.view.state.apply(Input::Remove { force }, &policy, false).map_err(|denied| self.denied(denied))?;
+        let before = std::mem::replace(&mut self.view.state, state);
+        self.publish_view();
+        self.restart_at = None;
+        if effects.contains(&Effect::KillAll)
+            && let Err(error) = self.kill_all().await
+        {
+            self.view.state = before;
+            self.publish_view();
+            return Err(error);
+        }
+        self.release().await;
+        self.delete(volumes || self.view.spec.auto_remove).await
+    }
+
+    async fn kill_all(&mut self) -> Result<()> {
+        self.send_signal(Signal::KILL).await.or_else(|error| if self.watch.is_none() { Ok(()) } else { Err(error) })?;
+        let id = self.view.id.clone();
+        match tokio::time::timeout(KILL_PATIENCE, self.await_end(None)).await {
+            Ok(result) => result,
+            Err(_) => Err(EngineError::conflict(format!("container {id} does not end although it was killed; is its storage stuck?"))),
+        }
+    }
+
+    /// Deletes every trace of a container that does not run.
+    async fn delete(&mut self, volumes: bool) -> Result<()> {
+        if let Some(task) = self.health_task.take() {
+            task.abort();
+        }
+        self.waiting_attach.clear();
+        launch::delete(&self.engine, &self.view, volumes).await?;
+        self.engine.db.delete_container(self.view.id.as_str()).await?;
+        self.engine.forget(&self.view.id, &self.view.name);
+        self.emit("destroy", &[]);
+        self.view.removed = true;
+        self.publish_view();
+        for waiter in self.stop_waiters.drain(..) {
+            waiter.send(Ok(())).ok();
+        }
+        Ok(())
+    }
+
+    async fn attach(&mut self, streams: Streams) -> Result<StdUnixStream> {
+        match &self.view.state.phase {
+            Phase::Running { paused: true, .. } => {
+                Err(EngineError::conflict(format!("container {} is paused, unpause the container before attach", self.view.id)))
+            }
+            Phase::Restarting(_) => {
+                Err(EngineError::conflict(format!("container {} is restarting, wait until the container is running", self.view.id)))
+            }
+            Phase::Removing => Err(EngineError::NoSuchContainer(self.view.id.to_string())),
+            Phase::Running { .. } => {
+                let Streams { stdin, stdout, stderr } = streams;
+                let (_, stream) = monitor::ask(&self.directory, &Request::Attach { stdin, stdout, stderr }).await?;
+                stream.into_std().map_err(EngineError::io("take over", &self.directory))
+            }
+            Phase::Created | Phase::Exited(_) => {
+                let (ours, theirs) = StdUnixStream::pair().map_err(EngineError::io("make a stream for", &self.directory))?;
+                ours.set_nonblocking(true).map_err(EngineError::io("make a stream for", &self.directory))?;
+                self.waiting_attach.retain(|stream| !hung_up(&stream.socket));
+                self.waiting_attach.push(AttachStream {
+                    socket: OwnedFd::from(theirs),
+                    stdin: streams.stdin && self.view.spec.process.open_stdin,
+                    stdout: streams.stdout,
+                    stderr: streams.stderr,
+                });
+                Ok(ours)
+            }
+        }
+    }
+
+    async fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        if !self.view.state.is_running() {
+            return Err(EngineError::conflict(format!("Container {} is not running", self.view.id)));
+        }
+        monitor::ask(&self.directory, &Request::Resize { exec: None, rows, columns }).await?;
+        self.emit("resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
+        Ok(())
+    }
+
+    fn begin_health(&mut self) {
+        if let (Some(check), Some(container)) = (self.view.spec.health.clone(), self.container.upgrade()) {
+            let started = match self.view.state.phase {
+                Phase::Running { started_at, .. } => started_at,
+                _ => Timestamp::now(),
+            };
+            self.health_task = Some(tokio::spawn(health::watch(Arc::clone(&self.engine), container, check, started)));
+        }
+    }
+
+    fn on_health(&mut self, outcome: health::Outcome) {
+        let (Some(check), Some(health)) = (&self.view.spec.health, &mut self.view.health) else { return };
+        let before = health.status;
+        health.record(outcome, check);
+        let after = health.status;
+        self.publish_view();
+        if before != after {
+            self.emit(format!("health_status: {}", after.as_str()), &[]);
+        }
+    }
+}
+
+/// True when the client at the other end has gone.
+fn hung_up(socket: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Attributes of a container's events.
+pub(crate) fn event_attributes(view: &View, extra: &[(&str, String)]) -> BTreeMap<String, String> {
+    let mut attributes = view.spec.labels.clone();
+    attributes.insert("image".into(), view.spec.image_name.clone());
+    attributes.insert("name".into(), view.name.clone());
+    attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    attributes
+}
+
+/// Publishes an event about a container.
+pub(crate) fn publish(engine: &Inner, view: &View, action: String, extra: &[(&str, String)]) {
+    engine.events.publish(ObjectKind::Container, action, view.id.as_str(), event_attributes(view, extra));
+}

@@ -1,0 +1,223 @@
+//! The engine's state on disk: `naru.db`, SQLite in WAL mode, one writer thread.
+//!
+//! ```text
+//! meta(key, value)                        format version
+//! containers(id, created, spec, state, run)   JSON documents; `run` is what a live run needs to be taken up again
+//! volumes(name, record)
+//! ```
+//! Writes are queued to one thread that commits all that wait in one transaction. `synchronous=NORMAL`: a commit
+//! survives a killed daemon at once and a power cut at the next checkpoint, and costs no fsync on the start path.
+//! Requests that promise an object to the user (create, rename, volume create) wait for their commit.
+
+use crate::error::{EngineError, Result};
+use rusqlite::{Connection, params};
+use std::path::Path;
+use std::sync::mpsc;
+use tokio::sync::oneshot;
+
+/// The format this program writes.
+const FORMAT: i64 = 1;
+
+/// A change of the database.
+enum Write {
+    PutContainer { id: String, created: i64, spec: String, state: String },
+    PutSpec { id: String, spec: String },
+    PutState { id: String, state: String, run: Option<String> },
+    DeleteContainer { id: String },
+    PutVolume { name: String, record: String },
+    DeleteVolume { name: String },
+}
+
+struct Job {
+    write: Write,
+    done: Option<oneshot::Sender<Result<()>>>,
+}
+
+/// A container as stored.
+pub struct ContainerRow {
+    /// Its id.
+    pub id: String,
+    /// Nanoseconds since 1970.
+    pub created: i64,
+    /// JSON of the specification.
+    pub spec: String,
+    /// JSON of the state.
+    pub state: String,
+    /// JSON of the live run.
+    pub run: Option<String>,
+}
+
+/// Handle to the writer thread.
+#[derive(Clone)]
+pub struct Db {
+    jobs: mpsc::Sender<Job>,
+}
+
+/// What the database held when it was opened.
+pub struct Loaded {
+    /// All containers.
+    pub containers: Vec<ContainerRow>,
+    /// All volumes: name and JSON.
+    pub volumes: Vec<(String, String)>,
+}
+
+impl Db {
+    /// Opens or makes the database and reads it whole.
+    pub fn open(path: &Path) -> Result<(Db, Loaded)> {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL);
+             CREATE TABLE IF NOT EXISTS containers(id TEXT PRIMARY KEY, created INTEGER NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL, run TEXT);
+             CREATE TABLE IF NOT EXISTS volumes(name TEXT PRIMARY KEY, record TEXT NOT NULL);",
+        )?;
+        connection.execute("INSERT OR IGNORE INTO meta VALUES('format', ?1)", [FORMAT])?;
+        let found: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))?;
+        if found > FORMAT {
+            return Err(EngineError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
+        }
+        let loaded = Loaded { containers: read_containers(&connection)?, volumes: read_volumes(&connection)? };
+        let (jobs, queue) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("naru-db".into())
+            .stack_size(256 << 10)
+            .spawn(move || write_all(connection, &queue))
+            .map_err(EngineError::io("start the thread that writes", path))?;
+        Ok((Db { jobs }, loaded))
+    }
+
+    async fn commit(&self, write: Write) -> Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(Job { write, done: Some(done) }).map_err(|_| EngineError::Gone("the state database"))?;
+        answer.await.map_err(|_| EngineError::Gone("the state database"))?
+    }
+
+    fn queue(&self, write: Write) {
+        // The writer only ends with the process.
+        self.jobs.send(Job { write, done: None }).ok();
+    }
+
+    /// Stores a new container; committed when this returns.
+    pub async fn put_container(&self, id: &str, created: i64, spec: String, state: String) -> Result<()> {
+        self.commit(Write::PutContainer { id: id.to_owned(), created, spec, state }).await
+    }
+
+    /// Stores a changed specification; committed when this returns.
+    pub async fn put_spec(&self, id: &str, spec: String) -> Result<()> {
+        self.commit(Write::PutSpec { id: id.to_owned(), spec }).await
+    }
+
+    /// Queues a changed state.
+    pub fn put_state(&self, id: &str, state: String, run: Option<String>) {
+        self.queue(Write::PutState { id: id.to_owned(), state, run });
+    }
+
+    /// Forgets a container; committed when this returns.
+    pub async fn delete_container(&self, id: &str) -> Result<()> {
+        self.commit(Write::DeleteContainer { id: id.to_owned() }).await
+    }
+
+    /// Stores a volume; committed when this returns.
+    pub async fn put_volume(&self, name: &str, record: String) -> Result<()> {
+        self.commit(Write::PutVolume { name: name.to_owned(), record }).await
+    }
+
+    /// Forgets a volume; committed when this returns.
+    pub async fn delete_volume(&self, name: &str) -> Result<()> {
+        self.commit(Write::DeleteVolume { name: name.to_owned() }).await
+    }
+}
+
+fn read_containers(connection: &Connection) -> Result<Vec<ContainerRow>> {
+    let mut statement = connection.prepare("SELECT id, created, spec, state, run FROM containers ORDER BY created")?;
+    let rows = statement.query_map([], |row| {
+        Ok(ContainerRow { id: row.get(0)?, created: row.get(1)?, spec: row.get(2)?, state: row.get(3)?, run: row.get(4)? })
+    })?;
+    Ok(rows.collect::<std::result::Result<_, _>>()?)
+}
+
+fn read_volumes(connection: &Connection) -> Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare("SELECT name, record FROM volumes")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<std::result::Result<_, _>>()?)
+}
+
+/// The writer thread: everything that waits goes into one transaction.
+fn write_all(mut connection: Connection, queue: &mpsc::Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter().take(255)).collect();
+        let result = transact(&mut connection, &jobs);
+        if let Err(error) = &result {
+            tracing::error!(%error, "cannot write the state database");
+        }
+        for job in jobs {
+            if let Some(done) = job.done {
+                let answer = match &result {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(EngineError::Io {
+                        what: "write the state database",
+                        path: connection.path().unwrap_or_default().into(),
+                        source: std::io::Error::other(error.to_string()),
+                    }),
+                };
+                // The asker may have gone.
+                done.send(answer).ok();
+            }
+        }
+    }
+}
+
+fn transact(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for job in jobs {
+        match &job.write {
+            Write::PutContainer { id, created, spec, state } => transaction
+                .prepare_cached("INSERT OR REPLACE INTO containers VALUES(?1, ?2, ?3, ?4, NULL)")?
+                .execute(params![id, created, spec, state])?,
+            Write::PutSpec { id, spec } => {
+                transaction.prepare_cached("UPDATE containers SET spec = ?2 WHERE id = ?1")?.execute(params![id, spec])?
+            }
+            Write::PutState { id, state, run } => {
+                transaction.prepare_cached("UPDATE containers SET state = ?2, run = ?3 WHERE id = ?1")?.execute(params![id, state, run])?
+            }
+            Write::DeleteContainer { id } => transaction.prepare_cached("DELETE FROM containers WHERE id = ?1")?.execute(params![id])?,
+            Write::PutVolume { name, record } => {
+                transaction.prepare_cached("INSERT OR REPLACE INTO volumes VALUES(?1, ?2)")?.execute(params![name, record])?
+            }
+            Write::DeleteVolume { name } => transaction.prepare_cached("DELETE FROM volumes WHERE name = ?1")?.execute(params![name])?,
+        };
+    }
+    transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_put_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("naru.db");
+        let (db, loaded) = Db::open(&path).unwrap();
+        assert!(loaded.containers.is_empty());
+        db.put_container("a", 1, "spec".into(), "s0".into()).await.unwrap();
+        db.put_container("b", 2, "spec".into(), "s0".into()).await.unwrap();
+        db.put_state("a", "s1".into(), Some("run".into()));
+        db.delete_container("b").await.unwrap();
+        db.put_volume("v", "{}".into()).await.unwrap();
+        let (_, loaded) = Db::open(&path).unwrap();
+        let [row] = &loaded.containers[..] else { panic!("one container") };
+        assert_eq!((row.id.as_str(), row.state.as_str(), row.run.as_deref()), ("a", "s1", Some("run")));
+        assert_eq!(loaded.volumes, [("v".to_owned(), "{}".to_owned())]);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("naru.db");
+        drop(Db::open(&path).unwrap());
+        Connection::open(&path).unwrap().execute("UPDATE meta SET value = 99", []).unwrap();
+        assert!(matches!(Db::open(&path), Err(EngineError::NewerFormat { found: 99, .. })));
+    }
+}

@@ -1,0 +1,127 @@
+//! Images as the engine sees them: the store's, plus events and the containers that use them. All calls of the store
+//! block and run on worker threads.
+
+use crate::Engine;
+use crate::error::{EngineError, Result};
+use crate::events::ObjectKind;
+use naru_store::{CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, Loaded, Progress, RemoveOptions, Removed, Store};
+use naru_types::{Digest, ImageRef};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+impl Engine {
+    /// Runs `work` with the store on a worker thread.
+    pub async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> naru_store::Result<T> + Send + 'static) -> Result<T> {
+        let store = Arc::clone(self.store());
+        let result = tokio::task::spawn_blocking(move || work(&store)).await;
+        Ok(result.map_err(|_| EngineError::Gone("the thread that works on images"))??)
+    }
+
+    fn image_event(&self, action: &str, id: &Digest, name: String) {
+        self.events().publish(ObjectKind::Image, action, id.to_string(), BTreeMap::from([("name".to_owned(), name)]));
+    }
+
+    /// All images.
+    pub fn images(&self) -> Vec<Image> {
+        self.store().list()
+    }
+
+    /// The image of that name, digest or id prefix.
+    pub fn image(&self, query: &str) -> Result<Image> {
+        Ok(self.store().find(query)?)
+    }
+
+    /// Gives an image another name.
+    pub async fn tag_image(&self, query: &str, name: &ImageRef) -> Result<()> {
+        let image = self.image(query)?;
+        let (id, tag) = (image.id.clone(), name.clone());
+        self.with_store(move |store| store.tag(&id, &tag)).await?;
+        self.image_event("tag", &image.id, name.familiar());
+        Ok(())
+    }
+
+    /// Containers made of an image, and whether any of them runs.
+    pub fn image_users(&self, id: &Digest) -> Vec<ImageUser> {
+        let uses = |view: &&Arc<crate::container::View>| view.spec.image.as_ref() == Some(id);
+        self.containers().iter().filter(uses).map(|view| ImageUser { id: view.id.clone(), running: view.state.is_running() }).collect()
+    }
+
+    /// Deletes names of an image, and the image with its last one.
+    pub async fn remove_image(&self, query: &str, force: bool, prune: bool) -> Result<Vec<Removed>> {
+        let (engine, name) = (self.clone(), query.to_owned());
+        let image = self.image(query)?;
+        let removed = self
+            .with_store(move |store| {
+                store.remove(&name, RemoveOptions { force, prune }, &|id| {
+                    // A running container keeps its image whatever is forced; a stopped one only without force.
+                    engine.image_users(id)
+                })
+            })
+            .await?;
+        for item in &removed {
+            match item {
+                Removed::Untagged(name) => self.image_event("untag", &image.id, name.familiar()),
+                Removed::Deleted(id) => self.image_event("delete", id, id.to_string()),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Takes images from an archive.
+    pub async fn load_images(
+        &self,
+        mut input: impl Read + Send + 'static,
+        progress: impl Fn(Progress) + Send + 'static,
+    ) -> Result<Vec<Loaded>> {
+        let loaded = self.with_store(move |store| store.load(&mut input, &progress)).await?;
+        for item in &loaded {
+            if let Loaded::Reference(name) = item
+                && let Ok(image) = self.image(&name.canonical())
+            {
+                self.image_event("load", &image.id, name.familiar());
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Writes images as an archive.
+    pub async fn save_images(&self, names: Vec<String>, mut output: impl Write + Send + 'static) -> Result<()> {
+        let mut images = Vec::new();
+        for name in &names {
+            images.push(self.image(name)?);
+        }
+        self.with_store(move |store| store.save(&names, &mut output)).await?;
+        for image in images {
+            self.image_event("save", &image.id, image.id.to_string());
+        }
+        Ok(())
+    }
+
+    /// Makes an image of a root file system.
+    pub async fn import_image(&self, mut input: impl Read + Send + 'static, options: ImportOptions) -> Result<Digest> {
+        let name = options.reference.as_ref().map(ImageRef::familiar);
+        let id = self.with_store(move |store| store.import(&mut input, options)).await?;
+        self.image_event("import", &id, name.unwrap_or_else(|| id.to_string()));
+        Ok(id)
+    }
+
+    /// Makes an image of a container's changes.
+    pub async fn commit(&self, reference: &str, pause: bool, config: ImageConfig, options: CommitOptions) -> Result<Digest> {
+        let container = self.find(reference)?;
+        let view = container.view();
+        let frozen = pause && view.state.is_running() && !view.state.is_paused();
+        if frozen {
+            container.pause().await?;
+        }
+        let (id, base) = (view.id.clone(), view.spec.image.clone());
+        let comment = options.comment.clone();
+        let result = self.with_store(move |store| store.commit(&id, base.as_ref(), config, options)).await;
+        if frozen {
+            container.unpause().await?;
+        }
+        let image = result?;
+        crate::container::publish(&self.0, &view, "commit".into(), &[("comment", comment), ("imageID", image.to_string())]);
+        Ok(image)
+    }
+}

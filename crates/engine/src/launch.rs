@@ -1,0 +1,472 @@
+//! The effects of a container's life on the host: start, release, delete.
+//!
+//! A start is one blocking function on a worker thread, in the order: namespaces to join, root file system, volumes,
+//! user, network, specification, monitor. Each step that leaves something outside this process has its undo in
+//! [`Undo`], which runs when a later step fails; after a kill -9 the next start of the daemon does the same by
+//! [`crate::recover`].
+
+use crate::Inner;
+use crate::container::View;
+use crate::error::{EngineError, Result};
+use crate::network::{Endpoint, Joined};
+use crate::oci::{self, Facts};
+use crate::rootfs;
+use crate::spec::{ContainerSpec, DeviceSpec, IpcMode, LogSpec, MountSource, NamespaceMode, NetworkMode};
+use crate::volumes::remove_tree;
+use crate::{RuntimeConfig, monitor};
+use jiff::Timestamp;
+use naru_runtime::FailureReason;
+use naru_runtime::cgroup::Cgroup;
+use naru_runtime::monitor::{Event, LogFile};
+use naru_runtime::spawner::{AttachStream, NetworkNamespace, Rootfs, RuntimeKind, StartRequest};
+use naru_runtime::spec::Device;
+use naru_types::ContainerId;
+use rustix::fs::{FileType, Mode, OFlags, major, minor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixStream;
+
+/// What a live run needs to be taken up again by another daemon; stored with the state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// Its place on a network, if it has one of its own.
+    pub endpoint: Option<Endpoint>,
+    /// cgroup of the container.
+    pub cgroup: String,
+    /// A root file system mounted by path for another OCI runtime.
+    pub mounted_root: Option<PathBuf>,
+}
+
+/// A started container.
+pub(crate) struct Launched {
+    pub run: Run,
+    pub pid: i32,
+    pub at: Timestamp,
+    pub watch: UnixStream,
+}
+
+/// What a failed launch has to take back.
+struct Undo<'a> {
+    engine: &'a Inner,
+    id: &'a ContainerId,
+    endpoint: Option<Endpoint>,
+    mounted_root: Option<PathBuf>,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let run = Run { endpoint: self.endpoint.take(), cgroup: String::new(), mounted_root: self.mounted_root.take() };
+            release_blocking(self.engine, self.id, &run);
+        }
+    }
+}
+
+/// Starts the container and waits until its program runs.
+pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, attach: Vec<AttachStream>) -> Result<Launched> {
+    let (owner, job_view) = (Arc::clone(engine), view.clone());
+    let (control, run) = tokio::task::spawn_blocking(move || prepare(&owner, &job_view, attach))
+        .await
+        .map_err(|_| EngineError::Gone("the thread that starts containers"))??;
+    let outcome = first_event(control, &engine.run_directory(&view.id)).await;
+    match outcome {
+        Ok((pid, at, watch)) => Ok(Launched { run, pid, at, watch }),
+        Err(error) => {
+            release(engine, &view.id, &run).await;
+            Err(error)
+        }
+    }
+}
+
+async fn first_event(control: std::os::unix::net::UnixStream, directory: &Path) -> Result<(i32, Timestamp, UnixStream)> {
+    let io = || EngineError::io("talk to the monitor at", directory);
+    control.set_nonblocking(true).map_err(io())?;
+    let mut watch = UnixStream::from_std(control).map_err(io())?;
+    loop {
+        match monitor::read::<Event>(&mut watch).await.map_err(io())? {
+            Some(Event::Started { pid, at }) => {
+                let at = at.parse().unwrap_or_else(|_| Timestamp::now());
+                return Ok((pid, at, watch));
+            }
+            Some(Event::StartFailed { reason, message }) => {
+                let exit_code = match reason {
+                    FailureReason::NotFound => 127,
+                    FailureReason::PermissionDenied => 126,
+                    FailureReason::NotRunning | FailureReason::Invalid | FailureReason::Other => 128,
+                };
+                return Err(EngineError::StartFailed { message, exit_code });
+            }
+            Some(_) => {}
+            None => return Err(EngineError::StartFailed { message: "the monitor ended before the process ran".into(), exit_code: 128 }),
+        }
+    }
+}
+
+/// Everything before the monitor is asked to start the process. Blocks.
+fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
+    let (id, spec) = (&view.id, &*view.spec);
+    let directory = engine.run_directory(id);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(EngineError::io("make", &directory))?;
+    // What an earlier run has left would be taken for news of this one.
+    for stale in ["exit.json", "monitor.sock"] {
+        match std::fs::remove_file(directory.join(stale)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(EngineError::io("delete", directory.join(stale))(error));
+            }
+            _ => {}
+        }
+    }
+    let mut undo = Undo { engine, id, endpoint: None, mounted_root: None, armed: true };
+    let root = engine.store.mount(id)?;
+    let hostname = hostname(view);
+    let mut join = namespaces_to_join(engine, spec)?;
+    let sources = mount_sources(engine, spec, root.as_fd(), false)?;
+    rootfs::make_dirs(root.as_fd(), &spec.process.cwd)?;
+    let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
+
+    let mut namespace = None;
+    match engine.network.join(engine, spec)? {
+        Joined::Own => {
+            let fresh: NetworkNamespace = engine.network.take_namespace(&engine.spawner)?;
+            if spec.network.mode == NetworkMode::Bridge {
+                undo.endpoint = Some(engine.network.attach(id, &view.name, spec, &fresh)?);
+            }
+            namespace = Some(fresh.ns);
+        }
+        Joined::Host => {}
+        Joined::Other(path) => {
+            join.insert("net", path);
+        }
+    }
+    let engine_files = engine.network.write_files(engine, view, &directory, &hostname, undo.endpoint.as_ref())?;
+    let runtime = engine.config.runtimes.get(&spec.runtime);
+    let cgroup_parent = spec.cgroup_parent.clone().unwrap_or_else(|| engine.config.cgroup_parent.clone());
+    let facts = Facts {
+        identity,
+        hostname,
+        join,
+        sources,
+        engine_files,
+        devices: devices(spec)?,
+        cgroups_path: if cgroup_parent.starts_with('/') { cgroup_parent } else { format!("/{cgroup_parent}") },
+    };
+    let mut oci = oci::spec(id, spec, &facts)?;
+    let cgroup = oci.linux_mut().cgroups_path.clone();
+    let (rootfs, kind) = match runtime {
+        None => (Rootfs::Mount(root), RuntimeKind::Native),
+        Some(external) => {
+            let bundle = directory.join("bundle");
+            let path = mount_root(root, &bundle)?;
+            undo.mounted_root = Some(path.clone());
+            oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly: spec.security.readonly_root });
+            let RuntimeConfig { program, args } = external.clone();
+            (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
+        }
+    };
+    let control = engine.spawner.start(StartRequest {
+        id: id.clone(),
+        directory,
+        spec: oci,
+        rootfs,
+        network_namespace: namespace,
+        tty: spec.process.tty,
+        open_stdin: spec.process.open_stdin,
+        stdin_once: spec.process.stdin_once,
+        init: spec.process.init,
+        log: log_file(engine, id, spec),
+        attach,
+        runtime: kind,
+    })?;
+    undo.armed = false;
+    Ok((control, Run { endpoint: undo.endpoint.take(), cgroup, mounted_root: undo.mounted_root.take() }))
+}
+
+/// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, else the short id.
+pub(crate) fn hostname(view: &View) -> String {
+    let spec = &view.spec;
+    match &spec.hostname {
+        Some(name) => name.clone(),
+        None if spec.namespaces.uts == NamespaceMode::Host || spec.network.mode == NetworkMode::Host => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
+        None => view.id.short().to_owned(),
+    }
+}
+
+/// Pid of a running container that another one joins.
+pub(crate) fn running_pid(engine: &Inner, reference: &str, what: &str) -> Result<(ContainerId, i32)> {
+    let other = engine.find(reference)?;
+    let pid = other.view().state.pid();
+    let pid = pid.ok_or_else(|| EngineError::conflict(format!("cannot join {what} of a non running container: {}", other.id)))?;
+    Ok((other.id.clone(), pid))
+}
+
+fn namespaces_to_join(engine: &Inner, spec: &ContainerSpec) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut join = BTreeMap::new();
+    if let NamespaceMode::Container(reference) = &spec.namespaces.pid {
+        let (_, pid) = running_pid(engine, reference, "PID")?;
+        join.insert("pid", PathBuf::from(format!("/proc/{pid}/ns/pid")));
+    }
+    if let IpcMode::Container(reference) = &spec.namespaces.ipc {
+        let other = engine.find(reference)?;
+        if !matches!(other.view().spec.namespaces.ipc, IpcMode::Shareable) {
+            return Err(EngineError::invalid(format!(
+                "can't join IPC of container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                other.id
+            )));
+        }
+        let (_, pid) = running_pid(engine, reference, "IPC")?;
+        join.insert("ipc", PathBuf::from(format!("/proc/{pid}/ns/ipc")));
+        join.insert("shm", PathBuf::from(format!("/proc/{pid}/root/dev/shm")));
+    }
+    Ok(join)
+}
+
+/// Host paths behind the mounts; makes missing directories where asked, fills new volumes from the image.
+pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: BorrowedFd<'_>, fill: bool) -> Result<Vec<Option<PathBuf>>> {
+    spec.mounts
+        .iter()
+        .map(|mount| match &mount.source {
+            MountSource::Tmpfs { .. } => Ok(None),
+            MountSource::Bind { path, create, .. } => {
+                if !path.exists() {
+                    if !create {
+                        return Err(EngineError::invalid(format!(
+                            "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                            path.display()
+                        )));
+                    }
+                    std::fs::create_dir_all(path).map_err(|error| {
+                        EngineError::invalid(format!("error while creating mount source path '{}': {error}", path.display()))
+                    })?;
+                }
+                Ok(Some(path.clone()))
+            }
+            MountSource::Volume { name, copy, subpath, .. } => {
+                let volume = engine.volumes.find(name)?;
+                let data = engine.volumes.mountpoint(&volume.name);
+                engine.volume_mounts.mount(&volume, &data)?;
+                if fill && *copy && !mount.read_only {
+                    let target = rootfs::open_root(&data)?;
+                    naru_store::archive::copy_up(root, &mount.target, target.as_fd())?;
+                }
+                match subpath.as_deref().filter(|path| !path.is_empty()) {
+                    None => Ok(Some(data)),
+                    Some(subpath) => {
+                        let base = rootfs::open_root(&data)?;
+                        rootfs::open_dir(base.as_fd(), subpath).map_err(|_| {
+                            EngineError::invalid(format!("cannot access path {subpath:?} in volume {name}: no such directory"))
+                        })?;
+                        Ok(Some(data.join(subpath.trim_start_matches('/'))))
+                    }
+                }
+            }
+        })
+        .collect()
+}
+
+/// Device nodes by their numbers on the host; a directory stands for all devices in it; privileged gets all of them.
+fn devices(spec: &ContainerSpec) -> Result<Vec<(Device, String)>> {
+    let mut list = Vec::new();
+    if spec.security.privileged {
+        // A terminal of the host is none of the container's business (as Docker does).
+        collect_devices(Path::new("/dev"), "/dev", "rwm", &mut list, &|name| {
+            !matches!(name, "pts" | "shm" | "fd" | "mqueue" | ".lxc" | ".lxd-mounts" | ".udev" | "console" | "ptmx" | "hugepages")
+        });
+    }
+    for DeviceSpec { host, container, permissions } in &spec.devices {
+        let target = std::fs::canonicalize(host).map_err(|error| {
+            EngineError::invalid(format!("error gathering device information while adding custom device {:?}: {error}", host.display()))
+        })?;
+        if target.is_dir() {
+            collect_devices(&target, container, permissions, &mut list, &|_| true);
+        } else {
+            let device = device_at(&target, container).ok_or_else(|| {
+                EngineError::invalid(format!(
+                    "error gathering device information while adding custom device {:?}: not a device node",
+                    host.display()
+                ))
+            })?;
+            list.push((device, permissions.clone()));
+        }
+    }
+    Ok(list)
+}
+
+fn device_at(path: &Path, target: &str) -> Option<Device> {
+    let stat = rustix::fs::stat(path).ok()?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => "c",
+        FileType::BlockDevice => "b",
+        _ => return None,
+    };
+    Some(Device {
+        path: target.to_owned(),
+        kind: kind.to_owned(),
+        major: i64::from(major(stat.st_rdev)),
+        minor: i64::from(minor(stat.st_rdev)),
+        file_mode: Some(Mode::from_raw_mode(stat.st_mode).as_raw_mode() & 0o777),
+        uid: Some(stat.st_uid),
+        gid: Some(stat.st_gid),
+    })
+}
+
+fn collect_devices(directory: &Path, target: &str, permissions: &str, list: &mut Vec<(Device, String)>, wanted: &dyn Fn(&str) -> bool) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !wanted(&name) || entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+            continue;
+        }
+        let (path, inside) = (entry.path(), format!("{target}/{name}"));
+        if path.is_dir() {
+            collect_devices(&path, &inside, permissions, list, wanted);
+        } else if let Some(device) = device_at(&path, &inside) {
+            list.push((device, permissions.to_owned()));
+        }
+    }
+}
+
+fn log_file(engine: &Inner, id: &ContainerId, spec: &ContainerSpec) -> Option<LogFile> {
+    match &spec.log {
+        LogSpec::None => None,
+        LogSpec::JsonFile { max_size, max_files, compress, attrs, .. } => Some(LogFile {
+            path: engine.log_path(id),
+            max_size: *max_size,
+            max_files: *max_files,
+            compress: *compress,
+            attrs: attrs.clone(),
+        }),
+    }
+}
+
+/// Attaches a detached root file system at `<bundle>/rootfs`, for runtimes that only take paths.
+fn mount_root(root: OwnedFd, bundle: &Path) -> Result<PathBuf> {
+    use rustix::mount::{MoveMountFlags, move_mount};
+    let path = bundle.join("rootfs");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(EngineError::io("make", &path))?;
+    move_mount(&root, "", rustix::fs::CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|errno| EngineError::io("mount the root file system at", &path)(errno.into()))?;
+    Ok(path)
+}
+
+/// Frees what a run held outside its processes.
+pub(crate) async fn release(engine: &Arc<Inner>, id: &ContainerId, run: &Run) {
+    let (engine, id, run) = (Arc::clone(engine), id.clone(), run.clone());
+    if tokio::task::spawn_blocking(move || release_blocking(&engine, &id, &run)).await.is_err() {
+        tracing::error!("the thread that released a container's resources panicked");
+    }
+}
+
+pub(crate) fn release_blocking(engine: &Inner, id: &ContainerId, run: &Run) {
+    if let Some(endpoint) = &run.endpoint {
+        engine.network.detach(id, endpoint);
+    }
+    if let Some(root) = &run.mounted_root
+        && let Err(errno) = rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH)
+    {
+        tracing::warn!(container = %id.short(), path = %root.display(), %errno, "cannot unmount");
+    }
+}
+
+/// Deletes the files of a container that does not run.
+pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> Result<()> {
+    let (owner, id) = (Arc::clone(engine), view.id.clone());
+    engine.execs.forget(&view.id);
+    tokio::task::spawn_blocking(move || -> Result<()> {
+        owner.store.remove_snapshot(&id)?;
+        remove_tree(&owner.run_directory(&id))?;
+        remove_tree(&owner.log_directory(&id))
+    })
+    .await
+    .map_err(|_| EngineError::Gone("the thread that deletes files"))??;
+    if volumes {
+        for mount in &view.spec.mounts {
+            if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
+                && engine.volume_users(name, Some(&view.id)).is_empty()
+                && let Err(error) = engine.remove_volume_of(name, &view.id).await
+            {
+                tracing::warn!(volume = name, %error, "cannot delete an anonymous volume");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the monitor wrote at the end: code, OOM, time.
+pub(crate) fn exit_record(directory: &Path) -> Option<(i32, bool, Timestamp)> {
+    match naru_runtime::monitor::read_exit_record(directory) {
+        Ok(record) => {
+            record.map(|record| (record.code, record.oom_killed, record.finished_at.parse().unwrap_or_else(|_| Timestamp::now())))
+        }
+        Err(error) => {
+            tracing::warn!(path = %directory.display(), %error, "cannot read the exit record");
+            None
+        }
+    }
+}
+
+/// Kills the processes of a container whose monitor is gone.
+pub(crate) async fn kill_leftovers(view: &View) -> Result<()> {
+    let Some(run) = view.run.clone() else { return Ok(()) };
+    tokio::task::spawn_blocking(move || -> Result<()> {
+        let cgroup = Cgroup::new(&run.cgroup)?;
+        cgroup.kill()?;
+        cgroup.remove()?;
+        Ok(())
+    })
+    .await
+    .map_err(|_| EngineError::Gone("the thread that kills processes"))?
+}
+
+/// Freezes or thaws the container's cgroup.
+pub(crate) async fn freeze(view: &View, freeze: bool) -> Result<()> {
+    let Some(run) = view.run.clone() else { return Ok(()) };
+    tokio::task::spawn_blocking(move || -> Result<()> {
+        let cgroup = Cgroup::new(&run.cgroup)?;
+        if freeze {
+            cgroup.freeze()?
+        } else {
+            cgroup.thaw()?
+        };
+        Ok(())
+    })
+    .await
+    .map_err(|_| EngineError::Gone("the thread that freezes containers"))?
+}
+
+/// Applies changed limits to a running container.
+pub(crate) async fn update(view: &View, spec: &ContainerSpec) -> Result<()> {
+    let (Some(run), resources) = (view.run.clone(), spec.resources.clone()) else { return Ok(()) };
+    tokio::task::spawn_blocking(move || -> Result<()> {
+        // Device rules stay as they are: an update never carries them.
+        Cgroup::new(&run.cgroup)?.update(&resources)?;
+        Ok(())
+    })
+    .await
+    .map_err(|_| EngineError::Gone("the thread that updates limits"))?
+}
+
+/// Writes a small file of the engine for the container, readable by all in it.
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .custom_flags(i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default())
+        .open(path)
+        .map_err(EngineError::io("write", path))?;
+    // The umask of the daemon must not hide it from the container's users.
+    if file.metadata().is_ok_and(|meta| meta.mode() & 0o777 != 0o644) {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .map_err(EngineError::io("set the mode of", path))?;
+    }
+    file.write_all(text.as_bytes()).map_err(EngineError::io("write", path))
+}

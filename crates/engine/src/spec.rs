@@ -1,0 +1,375 @@
+//! What a container shall be: validated once when it is created, stored as it is, never checked again.
+//!
+//! The words are Docker's and OCI's; the shapes are Naru's own. Fronts (the Docker API, later others) build a
+//! [`ContainerSpec`] from their wire types.
+
+use naru_runtime::spec::Resources;
+use naru_types::{Digest, Name, Signal};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that is asked of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its name, without a slash; made up when absent.
+    pub name: Option<Name>,
+    /// The image as the user wrote it.
+    pub image_name: String,
+    /// The image's id.
+    pub image: Option<Digest>,
+    /// What runs.
+    pub process: ProcessSpec,
+    /// Host name; the short id when absent.
+    pub hostname: Option<String>,
+    /// NIS domain name.
+    pub domainname: String,
+    /// Privileges and filters.
+    pub security: SecuritySpec,
+    /// Which namespaces are its own.
+    pub namespaces: NamespaceSpec,
+    /// Mounts in the order given.
+    pub mounts: Vec<MountSpec>,
+    /// Containers whose volumes it uses too: reference and read-only.
+    pub volumes_from: Vec<(String, bool)>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Devices of the host.
+    pub devices: Vec<DeviceSpec>,
+    /// cgroup limits, device rules excluded.
+    pub resources: Resources,
+    /// Rules of the device cgroup, as `c 1:3 rwm`.
+    pub device_cgroup_rules: Vec<String>,
+    /// cgroup below which the container's own is made.
+    pub cgroup_parent: Option<String>,
+    /// rlimits: name without `RLIMIT_`, soft, hard.
+    pub ulimits: Vec<(String, u64, u64)>,
+    /// Kernel parameters of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// `/proc/self/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// What happens when it ends.
+    pub restart: RestartPolicy,
+    /// Delete it when it ends.
+    pub auto_remove: bool,
+    /// How to tell whether it works.
+    pub health: Option<HealthSpec>,
+    /// Where its output goes.
+    pub log: LogSpec,
+    /// How it is connected.
+    pub network: NetworkSpec,
+    /// Data of the user, never acted on.
+    pub labels: BTreeMap<String, String>,
+    /// OCI annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Name of the runtime; `naru` is built in.
+    pub runtime: String,
+    /// The request as the front received it, for the front's own `inspect`; the engine never reads it.
+    pub front: serde_json::Value,
+}
+
+/// The first process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Program and arguments; not empty.
+    pub args: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// `user[:group]` by name or number; empty means root.
+    pub user: String,
+    /// Further groups by name or number.
+    pub groups: Vec<String>,
+    /// Working directory; made when missing.
+    pub cwd: String,
+    /// Gets a terminal.
+    pub tty: bool,
+    /// Rows and columns of the terminal.
+    pub console_size: Option<(u16, u16)>,
+    /// Standard input stays open.
+    pub open_stdin: bool,
+    /// Standard input ends with the first client.
+    pub stdin_once: bool,
+    /// A reaper is pid 1.
+    pub init: bool,
+    /// What `stop` sends.
+    pub stop_signal: Signal,
+    /// Seconds between that signal and SIGKILL; -1 waits for ever.
+    pub stop_timeout: Option<i64>,
+}
+
+/// Which seccomp filter applies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompChoice {
+    /// The built-in profile.
+    Default,
+    /// None.
+    Unconfined,
+    /// A Docker profile, as JSON.
+    Profile(String),
+}
+
+/// Privileges and filters.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecuritySpec {
+    /// All capabilities and devices, no masks, no seccomp.
+    pub privileged: bool,
+    /// Capabilities beyond the default, `CAP_…` or `ALL`.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken from the default, `CAP_…` or `ALL`.
+    pub cap_drop: Vec<String>,
+    /// System call filter.
+    pub seccomp: SeccompChoice,
+    /// AppArmor profile; the default one when absent.
+    pub apparmor: Option<String>,
+    /// SELinux label options (`user:…`, `disable`).
+    pub label: Vec<String>,
+    /// setuid programs gain nothing.
+    pub no_new_privileges: bool,
+    /// Paths hidden; Docker's list when absent.
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths made read-only; Docker's list when absent.
+    pub readonly_paths: Option<Vec<String>>,
+    /// The root file system cannot be written.
+    pub readonly_root: bool,
+}
+
+/// Where a namespace comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceMode {
+    /// Its own.
+    Private,
+    /// The host's.
+    Host,
+    /// Another container's, by reference.
+    Container(String),
+}
+
+/// Where the IPC namespace comes from; Docker tells more cases apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpcMode {
+    /// Its own, without `/dev/shm`.
+    None,
+    /// Its own, not to be joined.
+    Private,
+    /// Its own, others may join.
+    Shareable,
+    /// The host's.
+    Host,
+    /// Another container's.
+    Container(String),
+}
+
+/// Which namespaces are the container's own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NamespaceSpec {
+    /// Processes.
+    pub pid: NamespaceMode,
+    /// System V IPC and POSIX queues.
+    pub ipc: IpcMode,
+    /// Host name.
+    pub uts: NamespaceMode,
+    /// View of the cgroup tree.
+    pub cgroup: NamespaceMode,
+}
+
+/// Where a mount comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A path of the host.
+    Bind {
+        /// Absolute path.
+        path: PathBuf,
+        /// Made as a directory when missing (`-v`; `--mount` refuses).
+        create: bool,
+        /// `rprivate`, `rslave`, …; default `rprivate`.
+        propagation: String,
+        /// Bound with what is mounted below.
+        recursive: bool,
+        /// What is mounted below is made read-only too, where asked.
+        recursive_read_only: bool,
+    },
+    /// A named or anonymous volume.
+    Volume {
+        /// Its name; made up for an anonymous one.
+        name: String,
+        /// It has no name of the user's: removed with the container by `rm -v` and `--rm`.
+        anonymous: bool,
+        /// Filled from the image when empty.
+        copy: bool,
+        /// Directory inside the volume.
+        subpath: Option<String>,
+        /// Labels for a volume that has to be made.
+        labels: BTreeMap<String, String>,
+        /// Driver options for a volume that has to be made.
+        options: BTreeMap<String, String>,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Mount options as tmpfs(5) takes them.
+        options: Vec<String>,
+    },
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Absolute, cleaned path in the container.
+    pub target: String,
+    /// Where it comes from.
+    pub source: MountSource,
+    /// Cannot be written.
+    pub read_only: bool,
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Path on the host.
+    pub host: PathBuf,
+    /// Path in the container.
+    pub container: String,
+    /// Letters of `rwm`.
+    pub permissions: String,
+}
+
+/// When a container is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartMode {
+    /// Never.
+    No,
+    /// Whenever it ends.
+    Always,
+    /// Whenever it ends, unless a user stopped it.
+    UnlessStopped,
+    /// When it ends with a code other than 0.
+    OnFailure,
+}
+
+/// When and how often a container is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// When.
+    pub mode: RestartMode,
+    /// How often at most for `on-failure`; 0 is without bound.
+    pub maximum_retries: u32,
+}
+
+/// A health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthSpec {
+    /// The program that tells.
+    pub test: HealthTest,
+    /// Between two checks.
+    pub interval: Duration,
+    /// Longest check.
+    pub timeout: Duration,
+    /// Failures within this time after the start do not count.
+    pub start_period: Duration,
+    /// Between two checks in the start period.
+    pub start_interval: Duration,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
+}
+
+/// The program of a health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthTest {
+    /// Arguments for execve.
+    Exec(Vec<String>),
+    /// A line for the image's shell.
+    Shell(String),
+}
+
+/// Where output goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogSpec {
+    /// Nowhere.
+    None,
+    /// Docker's json-file format.
+    JsonFile {
+        /// Rotated at this size in bytes.
+        max_size: Option<u64>,
+        /// Files kept, the current one included.
+        max_files: u32,
+        /// Rotated files are gzipped.
+        compress: bool,
+        /// Extra attributes of each line.
+        attrs: BTreeMap<String, String>,
+        /// The options as given, for inspect.
+        options: BTreeMap<String, String>,
+    },
+}
+
+/// What kind of network a container is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkMode {
+    /// The default bridge.
+    Bridge,
+    /// The host's network.
+    Host,
+    /// Only a loopback of its own.
+    None,
+    /// Another container's, by reference.
+    Container(String),
+}
+
+/// tcp, udp or sctp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+/// A port of the host that leads into the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortSpec {
+    /// Port in the container.
+    pub container_port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Address of the host; all of them when absent.
+    pub host_ip: Option<IpAddr>,
+    /// First and last port of the host to try; (0, 0) lets the kernel choose.
+    pub host_ports: (u16, u16),
+}
+
+/// How a container is connected.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// What kind of network.
+    pub mode: NetworkMode,
+    /// Ports led into it.
+    pub ports: Vec<PortSpec>,
+    /// Every exposed port gets a port of the host.
+    pub publish_all: bool,
+    /// Ports the image or the user names.
+    pub exposed: Vec<(u16, Protocol)>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// Search domains.
+    pub dns_search: Vec<String>,
+    /// resolv.conf options.
+    pub dns_options: Vec<String>,
+    /// Lines of /etc/hosts as `name:address`.
+    pub extra_hosts: Vec<String>,
+    /// MAC address, six bytes.
+    pub mac: Option<[u8; 6]>,
+}
