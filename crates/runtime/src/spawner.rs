@@ -14,10 +14,11 @@
 use crate::bytes::{receive_with_fds, send_with_fds};
 use crate::error::{Error, Result, errno_of, ignore};
 use crate::monitor::{self, Log, LogFile, Start, StartRootfs, StartRuntime, encode};
+use crate::program::sealed_copy;
 use crate::{seccomp, spec};
 use naru_sys::process::{self, Fork, SingleThread};
 use naru_types::ContainerId;
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io::Write;
@@ -235,7 +236,7 @@ impl Spawner {
 
 impl Connection {
     fn open() -> Result<Connection> {
-        let program = sealed_copy()?;
+        let program = sealed_copy(ROLE)?;
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(Error::system("make a socket pair"))?;
         let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
@@ -271,23 +272,6 @@ impl Drop for Spawner {
         ignore(rustix::net::shutdown(&connection.socket, rustix::net::Shutdown::Both));
         drop(connection.process.wait());
     }
-}
-
-/// A copy of this program that nobody can write to.
-fn sealed_copy() -> Result<OwnedFd> {
-    let mut program = std::fs::File::open("/proc/self/exe").map_err(Error::io("open /proc/self/exe"))?;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Before Linux 6.3 there is no MFD_EXEC, and every memfd is executable.
-    let copy = rustix::fs::memfd_create(ROLE, flags | MemfdFlags::EXEC)
-        .or_else(|_| rustix::fs::memfd_create(ROLE, flags))
-        .map_err(Error::system("make a memfd"))?;
-    let mut copy = std::fs::File::from(copy);
-    std::io::copy(&mut program, &mut copy).map_err(Error::io("copy the program"))?;
-    rustix::fs::fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)
-        .map_err(Error::system("seal the program's copy"))?;
-    // Executing a file that is open for writing is ETXTBSY, so the writable descriptor is traded for another.
-    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(Error::system("reopen the program's copy"))
 }
 
 /// The role: serves until the daemon's end of the socket (descriptor 0) closes.
