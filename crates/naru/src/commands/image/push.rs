@@ -1,0 +1,71 @@
+//! `push`
+
+use naru_api::Query;
+use naru_api::models::ProgressMessage;
+use naru_types::ImageRef;
+
+use crate::cli::context::Cx;
+use crate::cli::error::{Failure, Result};
+use crate::cli::verb::{Arguments, Verb, verb};
+use crate::commands::registry_auth;
+use crate::output::progress::{Target, show};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Push all tags of the repository
+    #[arg(short = 'a', long)]
+    all_tags: bool,
+    /// Image signing is not part of the engine any more
+    #[arg(long, hide = true)]
+    disable_content_trust: bool,
+    /// Push this platform only (os[/arch[/variant]])
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
+    /// Do not show progress
+    #[arg(short = 'q', long)]
+    quiet: bool,
+    args: Vec<String>,
+}
+
+pub const VERB: Verb = verb!(
+    Options,
+    run,
+    ["image push", "push"],
+    "[OPTIONS] NAME[:TAG]",
+    "Upload an image to a registry",
+    Arguments::Exactly(1),
+    "{} push registry.example/web:2"
+);
+
+async fn run(cx: Cx, options: Options) -> Result<i32> {
+    let given = ImageRef::parse(&options.args[0])?;
+    if options.all_tags && given.tag.is_some() {
+        return Err(Failure::message("tag can't be used with --all-tags/-a"));
+    }
+    let reference = if options.all_tags { given.clone() } else { given.tagged() };
+    if !options.all_tags && given.tag.is_none() && !options.quiet {
+        crate::output::line(&format!("Using default tag: {}", reference.tag.as_deref().unwrap_or_default()))?;
+    }
+    let mut query = Query::new();
+    if !options.all_tags {
+        query.text("tag", reference.tag.as_deref().unwrap_or_default());
+    }
+    if let Some(platform) = &options.platform {
+        query.push("platform", super::platform_json(platform)?);
+    }
+    let auth = registry_auth::header_for(cx, &reference.domain);
+    let auth = if auth.is_empty() { registry_auth::encode(&Default::default()) } else { auth };
+    let stream = cx.client()?.image_push(&reference.familiar_name(), &query, &auth).await?;
+    if options.quiet {
+        let mut lines = stream.json_lines::<ProgressMessage>();
+        while let Some(message) = lines.next().await? {
+            if let Some(error) = message.error_detail {
+                return Err(Failure::message(error.message));
+            }
+        }
+        crate::output::line(&reference.canonical())?;
+    } else {
+        show(stream.json_lines(), Target::Stdout, drop).await?;
+    }
+    Ok(0)
+}
