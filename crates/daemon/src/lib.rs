@@ -63,8 +63,7 @@ pub fn main(args: Vec<OsString>) -> i32 {
     match runtime.block_on(run(config)) {
         Ok(()) => 0,
         Err(error) => {
-            tracing::error!(%error, "the daemon cannot run");
-            config::complain(&error.to_string());
+            config::complain(&naru_engine::chain(&error));
             1
         }
     }
@@ -87,7 +86,7 @@ fn start_logging(config: &Config) {
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The engine does not open.
-    #[error("cannot open the engine: {0}")]
+    #[error("cannot open the engine")]
     Engine(#[from] naru_engine::EngineError),
     /// A socket cannot be listened on.
     #[error("cannot listen on {address}: {reason}")]
@@ -101,7 +100,7 @@ pub enum DaemonError {
     #[error("{0}")]
     Taken(String),
     /// A system call failed.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}")]
     Io {
         /// What was attempted.
         what: &'static str,

@@ -274,13 +274,13 @@ impl Actor {
                 () = until(self.kill_at) => {
                     self.kill_at = None;
                     if let Err(error) = self.send_signal(Signal::KILL).await {
-                        tracing::warn!(container = %self.view.id.short(), %error, "cannot kill after the stop timeout");
+                        tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot kill after the stop timeout");
                     }
                 }
                 () = until(self.restart_at) => {
                     self.restart_at = None;
                     if let Err(error) = self.apply(Input::RestartDue).await {
-                        tracing::warn!(container = %self.view.id.short(), %error, "cannot restart");
+                        tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot restart");
                     }
                 }
                 command = queue.recv() => match command {
@@ -307,14 +307,13 @@ impl Actor {
     }
 
     fn denied(&self, denied: crate::phase::Denied) -> EngineError {
-        let text = match (denied.kind, denied.reason.starts_with("container is"), denied.reason.starts_with("cannot")) {
-            (_, true, _) => format!("cannot remove container \"/{}\": {}", self.view.name, denied.reason),
-            (_, _, true) => denied.reason.to_owned(),
-            (ErrorKind::Conflict, ..) if denied.reason.starts_with("removal") => {
-                format!("removal of container {} is already in progress", self.view.name)
-            }
-            (ErrorKind::NotModified, ..) => String::new(),
-            _ => format!("Container {} {}", self.view.id, denied.reason),
+        let View { id, name, .. } = &self.view;
+        let text = match denied.reason {
+            reason if reason.starts_with("container is") => format!("cannot remove container \"{name}\": {reason}"),
+            reason if reason.starts_with("cannot") => reason.to_owned(),
+            reason if reason.starts_with("removal") => format!("removal of container {name} is already in progress"),
+            reason @ "is not running" => format!("container {id} {reason}"),
+            reason => format!("Container {id} {reason}"),
         };
         EngineError::Denied { text, kind: denied.kind }
     }
@@ -328,7 +327,7 @@ impl Actor {
             }
             Command::StartWithDaemon => {
                 if let Err(error) = self.start_with_daemon().await {
-                    tracing::warn!(container = %self.view.id.short(), %error, "cannot bring up the container");
+                    tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot bring up the container");
                 }
             }
             Command::Stop(options, reply) => self.on_stop(options, reply).await,
@@ -420,7 +419,7 @@ impl Actor {
                     EngineError::StartFailed { exit_code, .. } => *exit_code,
                     _ => 128,
                 };
-                let text = error.to_string();
+                let text = crate::chain(&error);
                 self.emit("die", &[("exitCode", code.to_string())]);
                 Box::pin(self.apply(Input::StartFailed { code, error: text, at: Timestamp::now() })).await?;
                 Err(error)
@@ -445,7 +444,7 @@ impl Actor {
 
     async fn on_end(&mut self, code: i32, oom_killed: bool, at: Timestamp) {
         if let Err(error) = monitor::ask(&self.directory, &Request::Shutdown).await {
-            tracing::debug!(container = %self.view.id.short(), %error, "monitor left before it was told to");
+            tracing::debug!(container = %self.view.id.short(), error = crate::chain(&error), "monitor left before it was told to");
         }
         self.watch = None;
         self.kill_at = None;
@@ -463,7 +462,7 @@ impl Actor {
             self.emit("stop", &[]);
         }
         if let Err(error) = self.apply(Input::Ended { code, oom_killed, at }).await {
-            tracing::warn!(container = %self.view.id.short(), %error, "cannot finish the container's run");
+            tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot finish the container's run");
         }
         for waiter in self.stop_waiters.drain(..) {
             waiter.send(Ok(())).ok();
@@ -477,7 +476,7 @@ impl Actor {
         if record.is_none() {
             tracing::warn!(container = %self.view.id.short(), "the monitor died; killing what is left of the container");
             if let Err(error) = launch::kill_leftovers(&self.view).await {
-                tracing::warn!(container = %self.view.id.short(), %error, "cannot kill the container's processes");
+                tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot kill the container's processes");
             }
         }
         let (code, oom_killed, at) = record.unwrap_or((137, false, Timestamp::now()));
@@ -514,7 +513,7 @@ impl Actor {
         }
         let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
         if let Err(error) = self.send_signal(signal).await {
-            tracing::warn!(container = %self.view.id.short(), %error, "cannot send the stop signal; killing");
+            tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot send the stop signal; killing");
             self.kill_at = Some(Instant::now());
         } else {
             self.emit("kill", &[("signal", signal.number().to_string())]);

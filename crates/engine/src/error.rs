@@ -63,7 +63,7 @@ pub enum EngineError {
     #[error(transparent)]
     Net(#[from] naru_net::Error),
     /// The state database failed.
-    #[error("state database: {0}")]
+    #[error("the state database failed")]
     Db(#[from] rusqlite::Error),
     /// A record in the state database is of a version this program does not know.
     #[error(
@@ -78,7 +78,7 @@ pub enum EngineError {
         known: i64,
     },
     /// A system call failed.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}")]
     Io {
         /// What was attempted.
         what: &'static str,
@@ -90,6 +90,22 @@ pub enum EngineError {
     /// A part of the engine ended while it was asked.
     #[error("{0} ended while handling the request; try again")]
     Gone(&'static str),
+}
+
+/// An error with its causes, joined by colons: what a user reads.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // Some libraries repeat their cause.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// A result of the engine.

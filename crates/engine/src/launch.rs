@@ -391,7 +391,7 @@ pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> R
                 && engine.volume_users(name, Some(&view.id)).is_empty()
                 && let Err(error) = engine.remove_volume_of(name, &view.id).await
             {
-                tracing::warn!(volume = name, %error, "cannot delete an anonymous volume");
+                tracing::warn!(volume = name, error = crate::chain(&error), "cannot delete an anonymous volume");
             }
         }
     }
@@ -405,7 +405,7 @@ pub(crate) fn exit_record(directory: &Path) -> Option<(i32, bool, Timestamp)> {
             record.map(|record| (record.code, record.oom_killed, record.finished_at.parse().unwrap_or_else(|_| Timestamp::now())))
         }
         Err(error) => {
-            tracing::warn!(path = %directory.display(), %error, "cannot read the exit record");
+            tracing::warn!(path = %directory.display(), error = crate::chain(&error), "cannot read the exit record");
             None
         }
     }

@@ -29,7 +29,7 @@ pub mod top;
 mod volume_mounts;
 pub mod volumes;
 
-pub use error::{EngineError, Result};
+pub use error::{EngineError, Result, chain};
 pub use launch::Run;
 pub use oci::parse_device_rule;
 
@@ -170,7 +170,7 @@ impl Engine {
     /// Gives a container another name.
     pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
         let name = name.strip_prefix('/').unwrap_or(name);
-        let name = name.parse::<Name>().map_err(|_| invalid_name(name))?;
+        let name = name.parse::<Name>().map_err(|_| EngineError::invalid(format!("Error when allocating new name: {}", invalid_name(name))))?;
         self.find(reference)?.rename(name).await
     }
 

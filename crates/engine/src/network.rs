@@ -189,7 +189,7 @@ impl Network {
             match spawner.network_namespace() {
                 Ok(namespace) => self.warm.lock().unwrap_or_else(PoisonError::into_inner).push(namespace),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot make a network namespace ahead of use");
+                    tracing::warn!(error = crate::chain(&error), "cannot make a network namespace ahead of use");
                     return;
                 }
             }
@@ -214,7 +214,7 @@ impl Network {
         if !ports.is_empty()
             && let Err(error) = bridge.firewall.unpublish(&ports)
         {
-            tracing::warn!(container = %id.short(), %error, "cannot take back the container's ports");
+            tracing::warn!(container = %id.short(), error = crate::chain(&error), "cannot take back the container's ports");
         }
         bridge.held().remove(id);
         bridge.pool().release(IpAddr::V4(endpoint.address));

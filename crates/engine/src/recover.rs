@@ -39,7 +39,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         if view.state.phase == Phase::Removing {
             // A removal was cut short: finish it.
             if let Err(error) = launch::delete(engine, &view, view.spec.auto_remove).await {
-                tracing::warn!(container = %view.id.short(), %error, "cannot finish the removal");
+                tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot finish the removal");
             }
             engine.db.delete_container(view.id.as_str()).await?;
             continue;
@@ -48,7 +48,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         if let Some(endpoint) = view.run.as_ref().and_then(|run| run.endpoint.as_ref())
             && let Err(error) = engine.network.adopt(&view.id, &name, endpoint)
         {
-            tracing::warn!(container = %view.id.short(), %error, "cannot take up the container's network");
+            tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot take up the container's network");
         }
         let container = container::spawn(Arc::clone(engine), Birth { view, watch });
         engine.adopt(Arc::clone(&container), &name);
@@ -75,7 +75,7 @@ fn read(row: &ContainerRow) -> Option<View> {
         let created = Timestamp::from_nanosecond(i128::from(row.created))?;
         Ok(View { id, created, name, spec: Arc::new(spec), state, health, run: run.map(Arc::new), removed: false })
     })();
-    parsed.inspect_err(|error| tracing::error!(container = row.id, %error, "cannot read the container's record; it is left as it is")).ok()
+    parsed.inspect_err(|error| tracing::error!(container = row.id, error = error.to_string(), "cannot read the container's record; it is left as it is")).ok()
 }
 
 /// Finds out what became of a container since the former daemon.
@@ -119,7 +119,7 @@ async fn finish_run(engine: &Arc<Inner>, view: &mut View, directory: &Path) {
     if record.is_none()
         && let Err(error) = launch::kill_leftovers(view).await
     {
-        tracing::debug!(container = %view.id.short(), %error, "nothing left to kill");
+        tracing::debug!(container = %view.id.short(), error = crate::chain(&error), "nothing left to kill");
     }
     let (code, oom_killed, at) = record.unwrap_or((UNSEEN, false, Timestamp::now()));
     apply(view, Input::Ended { code, oom_killed, at });
@@ -155,13 +155,13 @@ fn sweep(engine: &Inner, known: &BTreeSet<String>) {
             }
             kill_ownerless(engine, &entry.path(), &name);
             if let Err(error) = crate::volumes::remove_tree(&entry.path()) {
-                tracing::warn!(%error, "cannot delete what no container owns");
+                tracing::warn!(error = crate::chain(&error), "cannot delete what no container owns");
             }
         }
     }
     for id in engine.store.snapshots().iter().filter(|id| !known.contains(id.as_str())) {
         if let Err(error) = engine.store.remove_snapshot(id) {
-            tracing::warn!(%error, "cannot delete a root file system that no container owns");
+            tracing::warn!(error = crate::chain(&error), "cannot delete a root file system that no container owns");
         }
     }
 }
@@ -174,6 +174,6 @@ fn kill_ownerless(engine: &Inner, directory: &Path, id: &str) {
     let path = format!("/{}/{id}", engine.config.cgroup_parent.trim_matches('/'));
     let killed = naru_runtime::cgroup::Cgroup::new(&path).and_then(|cgroup| cgroup.kill().and_then(|()| cgroup.remove()));
     if let Err(error) = killed {
-        tracing::debug!(container = id, %error, "no cgroup left of an ownerless container");
+        tracing::debug!(container = id, error = crate::chain(&error), "no cgroup left of an ownerless container");
     }
 }

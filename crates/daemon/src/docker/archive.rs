@@ -61,7 +61,7 @@ pub async fn get(call: &Call, id: &str) -> Result<Response> {
         };
         match done {
             Ok(()) => app.engine.emit(&container, "archive-path"),
-            Err(error) => drop(failure.send(Err(std::io::Error::other(error.to_string()))).await),
+            Err(error) => drop(failure.send(Err(std::io::Error::other(naru_engine::chain(&error)))).await),
         }
     });
     Ok(response)

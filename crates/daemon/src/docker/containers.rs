@@ -14,14 +14,15 @@ use std::sync::Arc;
 
 /// `POST /containers/create`.
 pub async fn create(call: Call) -> Result<Response> {
-    let name = match call.query.get("name").filter(|name| !name.is_empty()) {
+    let platform = call.query.get("platform").unwrap_or_default().to_owned();
+    let (app, query) = (Arc::clone(&call.app), call.query.clone());
+    // Read first: a client that is answered while it still sends reports a broken connection instead of the answer.
+    let (headers, body) = call.into_body();
+    let request: models::ContainerCreateRequest = body::read_json(&headers, body).await?;
+    let name = match query.get("name").filter(|name| !name.is_empty()) {
         None => None,
         Some(text) => Some(parse_name(text)?),
     };
-    let platform = call.query.get("platform").unwrap_or_default().to_owned();
-    let app = Arc::clone(&call.app);
-    let (headers, body) = call.into_body();
-    let request: models::ContainerCreateRequest = body::read_json(&headers, body).await?;
     let image = convert::image::find_for_create(&app, &request.image, &platform).await?;
     let created = convert::create::spec(&app, request, name, image)?;
     let answer = app.engine.create(created.spec).await?;
@@ -122,9 +123,8 @@ pub fn wait(call: &Call, id: &str) -> Result<Response> {
             () = sender.closed() => return,
         };
         let exit = view.state.last_exit.as_ref();
-        let error = exit.filter(|exit| !exit.error.is_empty()).map(|exit| models::WaitError { message: exit.error.clone() });
         let code = exit.map_or(0, |exit| i64::from(exit.code));
-        let mut answer = serde_json::to_vec(&models::WaitResponse { error, status_code: code }).unwrap_or_default();
+        let mut answer = serde_json::to_vec(&models::WaitResponse { error: None, status_code: code }).unwrap_or_default();
         answer.push(b'\n');
         sender.send(Ok(answer.into())).await.ok();
     });
@@ -208,7 +208,7 @@ pub fn export(call: &Call, id: &str) -> Result<Response> {
         match app.engine.export(container.id.as_str(), BodyWriter::new(sender)).await {
             Ok(()) => app.engine.emit(&container, "export"),
             // An aborted body is the only way to tell a client that has its 200 already.
-            Err(error) => drop(failure.send(Err(std::io::Error::other(error.to_string()))).await),
+            Err(error) => drop(failure.send(Err(std::io::Error::other(naru_engine::chain(&error)))).await),
         }
     });
     Ok(response)

@@ -61,7 +61,7 @@ impl ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
-        ApiError { kind: error.kind(), message: error.to_string() }
+        ApiError { kind: error.kind(), message: naru_engine::chain(&error) }
     }
 }
 

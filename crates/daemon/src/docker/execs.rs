@@ -53,8 +53,12 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
         app.engine.exec_start(&exec, true).await?;
         return Ok(body::empty(StatusCode::OK));
     }
-    let Some(stream) = app.engine.exec_start(&exec, false).await? else {
-        return Err(ApiError::invalid("exec has no streams"));
+    let wire = hijack::Wire { upgrade, headers: parts.headers, version };
+    let stream = match app.engine.exec_start(&exec, false).await {
+        Ok(stream) => stream.ok_or_else(|| ApiError::invalid("exec has no streams"))?,
+        // The program could not be run: Docker says so in the stream, and the code is asked for as after any end.
+        Err(error) if matches!(exec.state(), ExecState::Ended(_)) => return hijack::tell(wire, &exec, &naru_engine::chain(&error)),
+        Err(error) => return Err(error.into()),
     };
     if let (true, Some((rows, columns))) = (exec.spec.tty, size(wish.console_size)) {
         // Too late for the first size is no failure: the client resizes again.
@@ -64,7 +68,7 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
     let carriage = hijack::Carriage { tty: exec.spec.tty, keys, stdin: exec.spec.stdin };
     let ended = Arc::clone(&exec);
     hijack::carry(
-        hijack::Wire { upgrade, headers: parts.headers, version },
+        wire,
         stream,
         vec![],
         carriage,

@@ -12,6 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use naru_api::version::ApiVersion;
 use naru_engine::container::Streams;
+use naru_engine::exec::Exec;
 use std::future::Future;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -147,6 +148,21 @@ pub fn carry(
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     Ok(response)
+}
+
+/// Answers with a stream that only holds a message about an exec that could not start.
+pub fn tell(wire: Wire, exec: &Exec, message: &str) -> Result<Response> {
+    let text = format!("OCI runtime exec failed: exec failed: unable to start container process: {message}\r\n");
+    let mut bytes = Vec::new();
+    if exec.spec.tty {
+        bytes.extend_from_slice(text.as_bytes());
+    } else {
+        naru_api::frames::encode(naru_api::frames::StreamKind::Stdout, text.as_bytes(), &mut bytes);
+    }
+    let (ours, theirs) = StdUnixStream::pair().map_err(|error| ApiError::new(naru_types::ErrorKind::Internal, error.to_string()))?;
+    drop(theirs);
+    let carriage = Carriage { tty: exec.spec.tty, keys: vec![], stdin: false };
+    carry(wire, ours, vec![bytes.into()], carriage, async {}, || {})
 }
 
 /// Carries bytes both ways until the output ends or the client detaches.

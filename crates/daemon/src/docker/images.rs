@@ -234,7 +234,7 @@ pub fn load(call: Call) -> Result<Response> {
     let (sender, response) = body::stream("application/json");
     tokio::spawn(async move {
         let lines = match app.engine.load_images(BodyReader::new(body), reporter(sender.clone(), quiet)).await {
-            Err(error) => vec![failure(error.to_string())],
+            Err(error) => vec![failure(naru_engine::chain(&error))],
             Ok(loaded) => loaded
                 .iter()
                 .map(|item| {
@@ -277,7 +277,7 @@ pub async fn create(call: Call) -> Result<Response> {
     tokio::spawn(async move {
         let line = match app.engine.import_image(BodyReader::new(body), options).await {
             Ok(id) => message(&models::ProgressMessage { status: id.to_string(), ..models::ProgressMessage::default() }),
-            Err(error) => failure(error.to_string()),
+            Err(error) => failure(naru_engine::chain(&error)),
         };
         sender.send(Ok(line)).await.ok();
     });
@@ -340,7 +340,7 @@ async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
     let failure = sender.clone();
     tokio::spawn(async move {
         if let Err(error) = app.engine.save_images(names, BodyWriter::new(sender)).await {
-            failure.send(Err(std::io::Error::other(error.to_string()))).await.ok();
+            failure.send(Err(std::io::Error::other(naru_engine::chain(&error)))).await.ok();
         }
     });
     Ok(response)

@@ -11,10 +11,9 @@ use naru_api::version::ApiVersion;
 use naru_engine::container::{Container, View};
 use naru_engine::logs::{Line, LogQuery, LogReader};
 use naru_engine::spec::LogSpec;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
 
 /// Bytes gathered before they are sent.
 const BATCH: usize = 64 << 10;
@@ -128,9 +127,8 @@ async fn run(
         let exits = container.view().state.exits;
         tokio::select! {
             ready = changes.readable() => {
-                let mut guard = ready.map_err(|error| error.to_string())?;
+                ready.map_err(|error| error.to_string())?;
                 drain(&changes);
-                guard.clear_ready();
             }
             _ = container.wait_until(|view| !view.state.is_running() || view.state.exits != exits) => {}
             () = sender.closed() => return Ok(()),
@@ -164,17 +162,18 @@ async fn read(mut reader: LogReader, style: Style, sender: Sender, past: bool) -
 }
 
 /// An inotify descriptor for changes of the log and of its directory (creation, rotation).
-fn watch(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
+fn watch(path: &Path) -> std::io::Result<Receiver> {
     use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
     let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     add_watch(&fd, directory, WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM)?;
-    AsyncFd::register(fd)
+    // Only readiness and read(2) are used, which an inotify descriptor has like a pipe.
+    Receiver::from_owned_fd_unchecked(fd)
 }
 
-fn drain(changes: &AsyncFd<OwnedFd>) {
+fn drain(changes: &Receiver) {
     let mut block = [0_u8; 4096];
-    while rustix::io::read(changes.get_ref(), &mut block).is_ok_and(|count| count > 0) {}
+    while changes.try_read(&mut block).is_ok_and(|count| count > 0) {}
 }
 
 /// The log so far, for `attach` with `logs=1`.
