@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
@@ -26,15 +26,17 @@ mod ifla {
     pub const IFNAME: u16 = 3;
     pub const MTU: u16 = 4;
     pub const MASTER: u16 = 10;
-    pub const PROTINFO: u16 = 12;
     pub const LINKINFO: u16 = 18;
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
     pub const INFO_KIND: u16 = 1;
     pub const INFO_DATA: u16 = 2;
+    pub const INFO_SLAVE_KIND: u16 = 4;
+    pub const INFO_SLAVE_DATA: u16 = 5;
     pub const VETH_PEER: u16 = 1;
     pub const BRIDGE_STP: u16 = 5;
+    pub const PORT_HAIRPIN: u16 = 4;
     pub const PORT_ISOLATED: u16 = 33;
     pub const INET6_ADDR_GEN_MODE: u16 = 8;
 }
@@ -42,7 +44,6 @@ mod ifla {
 const UP: u32 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const AF_BRIDGE: u8 = 7;
 /// No link-local address, no router solicitations: for links of networks without IPv6.
 const GEN_MODE_NONE: u8 = 1;
 /// No duplicate detection: the engine hands each address out once.
@@ -126,10 +127,17 @@ fn interface(family: u8, index: u32, up: bool) -> Vec<u8> {
     header
 }
 
-fn without_ipv6(batch: &mut Batch) {
-    batch.nest(ifla::AF_SPEC, |b| {
-        b.nest(AF_INET6.into(), |b| b.attribute(ifla::INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE]));
-    });
+/// Keeps the kernel from giving a link an address by itself. It takes this for a link that is there only, and for one
+/// with IPv6 at all.
+fn without_ipv6(batch: &mut Batch, name: &str) {
+    static KERNEL_HAS_IPV6: LazyLock<bool> = LazyLock::new(|| std::path::Path::new("/proc/sys/net/ipv6").exists());
+    if *KERNEL_HAS_IPV6 {
+        batch.begin(NEW_LINK, flags::ACK, "set up link", name, &interface(0, 0, false));
+        batch.text(ifla::IFNAME, name);
+        batch.nest(ifla::AF_SPEC, |b| {
+            b.nest(AF_INET6.into(), |b| b.attribute(ifla::INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE]));
+        });
+    }
 }
 
 fn add_address(batch: &mut Batch, index: u32, address: &IpNet, link: &str) {
@@ -237,9 +245,9 @@ impl Links {
                 b.text(ifla::INFO_KIND, "bridge");
                 b.nest(ifla::INFO_DATA, |b| b.u32(ifla::BRIDGE_STP, 0));
             });
-            if !has_ipv6 {
-                without_ipv6(&mut batch);
-            }
+        }
+        if present.is_none() && !has_ipv6 {
+            without_ipv6(&mut batch, name);
         }
         batch.begin(GET_LINK, 0, "look at bridge", name, &interface(0, 0, false));
         batch.text(ifla::IFNAME, name);
@@ -258,8 +266,7 @@ impl Links {
 
     /// Connects a network namespace to a bridge. `route` is a routing socket opened in the namespace.
     pub fn attach(&self, plan: &VethPlan, namespace: BorrowedFd<'_>, route: BorrowedFd<'_>) -> Result<()> {
-        let has_ipv6 = plan.addresses.iter().any(|address| !address.is_ipv4());
-        self.make_pair(plan, namespace, has_ipv6)?;
+        self.make_pair(plan, namespace)?;
         let inside = configure(plan, &Socket(route));
         if inside.is_err() {
             self.remove(&plan.host_name)?;
@@ -267,7 +274,7 @@ impl Links {
         inside
     }
 
-    fn make_pair(&self, plan: &VethPlan, namespace: BorrowedFd<'_>, has_ipv6: bool) -> Result<()> {
+    fn make_pair(&self, plan: &VethPlan, namespace: BorrowedFd<'_>) -> Result<()> {
         let name = plan.host_name.as_str();
         let mut batch = Batch::default();
         batch.begin(NEW_LINK, flags::CREATE | flags::EXCL | flags::ACK, "make link", name, &interface(0, 0, true));
@@ -277,8 +284,6 @@ impl Links {
         if let Some(mtu) = plan.mtu {
             batch.u32(ifla::MTU, mtu);
         }
-        // The host has no address on its end, the bridge has.
-        without_ipv6(&mut batch);
         batch.nest(ifla::LINKINFO, |b| {
             b.text(ifla::INFO_KIND, "veth");
             b.nest(ifla::INFO_DATA, |b| {
@@ -289,19 +294,27 @@ impl Links {
                     if let Some(mtu) = plan.mtu {
                         b.u32(ifla::MTU, mtu);
                     }
-                    if !has_ipv6 {
-                        without_ipv6(b);
-                    }
                     b.attribute(ifla::NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
                 });
             });
         });
-        if plan.isolated {
-            batch.begin(NEW_LINK, flags::ACK, "isolate link", name, &interface(AF_BRIDGE, 0, false));
+        // The host has no address on its end, the bridge has.
+        without_ipv6(&mut batch, name);
+        let hairpin = bridges_are_filtered();
+        if plan.isolated || hairpin {
+            batch.begin(NEW_LINK, flags::ACK, "set the bridge port of", name, &interface(0, 0, false));
             batch.text(ifla::IFNAME, name);
-            batch.nest(ifla::PROTINFO, |b| b.attribute(ifla::PORT_ISOLATED, &[1]));
+            batch.nest(ifla::LINKINFO, |b| {
+                b.text(ifla::INFO_SLAVE_KIND, "bridge");
+                b.nest(ifla::INFO_SLAVE_DATA, |b| {
+                    b.attribute(ifla::PORT_ISOLATED, &[u8::from(plan.isolated)]);
+                    b.attribute(ifla::PORT_HAIRPIN, &[u8::from(hairpin)]);
+                });
+            });
         }
-        match self.socket().request(batch) {
+        // The lock must be free again before the link is removed.
+        let made = self.socket().request(batch);
+        match made {
             Ok(_) => Ok(()),
             Err(error) => {
                 // The pair may be there although a later request failed.
@@ -383,10 +396,19 @@ impl Links {
     }
 }
 
+/// True when br_netfilter is at work: then a published port's packet from a container to itself does not leave the
+/// bridge, which must be allowed to send it back where it came from.
+fn bridges_are_filtered() -> bool {
+    std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.starts_with(b"1"))
+}
+
 /// Inside the container: the link up, its addresses, the default routes.
 fn configure<Fd: AsFd>(plan: &VethPlan, socket: &Socket<Fd>) -> Result<()> {
     let name = plan.container_name.as_str();
     let mut batch = Batch::default();
+    if plan.addresses.iter().all(IpNet::is_ipv4) {
+        without_ipv6(&mut batch, name);
+    }
     batch.begin(NEW_LINK, flags::ACK, "set up", name, &interface(0, 0, true));
     batch.text(ifla::IFNAME, name);
     batch.begin(GET_LINK, 0, "look at", name, &interface(0, 0, false));

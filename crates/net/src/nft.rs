@@ -187,6 +187,11 @@ impl<'a> Transaction<'a> {
             self.batch.be32(7, length);
         }
         self.batch.be32(10, id);
+        if set.key_kind < 64 {
+            // For `nft list` only: the byte order of keys, names being in the host's.
+            let order: u32 = if set.key_kind == kind::IFNAME { 1 } else { 2 };
+            self.batch.attribute(13, &[&[0, 4][..], &order.to_ne_bytes()].concat());
+        }
     }
 
     pub fn add(&mut self, set: &str, elements: &[Element]) {

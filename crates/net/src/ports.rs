@@ -209,7 +209,7 @@ mod tests {
         let _held = ports.reserve(Protocol::Udp, &[LOOPBACK], (first, first), "a").unwrap();
         let second = ports.reserve(Protocol::Udp, &[LOOPBACK], (41000, 41050), "b").unwrap();
         assert!(second[0].address.port() > first);
-        let error = ports.reserve(Protocol::Udp, &[LOOPBACK], (first, first + 0), "c").unwrap_err();
+        let error = ports.reserve(Protocol::Udp, &[LOOPBACK], (first, first), "c").unwrap_err();
         assert!(matches!(error, Error::PortAllocated { .. }));
     }
 }

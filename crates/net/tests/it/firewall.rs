@@ -1,0 +1,237 @@
+//! What passes and what does not.
+
+use crate::support::*;
+use naru_net::{BridgeRules, Firewall, PortMap, Protocol};
+
+fn map(protocol: Protocol, host: &str, container: &str) -> PortMap {
+    let (host, container): (std::net::SocketAddr, std::net::SocketAddr) = (host.parse().unwrap(), container.parse().unwrap());
+    PortMap { protocol, host_ip: host.ip(), host_port: host.port(), container_ip: container.ip(), container_port: container.port() }
+}
+
+#[test]
+fn published_ports_are_reached_from_everywhere() {
+    for filtered in [true, false] {
+        let host = Host::new();
+        if host.filter_bridges(filtered) || !filtered {
+            published_ports(&host);
+        }
+    }
+}
+
+fn published_ports(host: &Host) {
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let (server, neighbour) = (host.container(bridge, "172.30.0.2/24"), host.container(bridge, "172.30.0.3/24"));
+    server.serve("0.0.0.0:80");
+    server.serve_udp("0.0.0.0:53");
+    let ports = [
+        map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80"),
+        map(Protocol::Tcp, "10.9.0.1:8081", "172.30.0.2:80"),
+        map(Protocol::Udp, "0.0.0.0:8080", "172.30.0.2:53"),
+    ];
+    assert_eq!(host.outside.ask("10.9.0.1:8080"), None);
+    host.firewall.publish(&ports).unwrap();
+    host.firewall.publish(&ports).unwrap();
+    assert_eq!(host.outside.ask("10.9.0.1:8080").as_deref(), Some(OUTSIDE), "the client's address is kept");
+    assert_eq!(host.outside.ask("10.9.0.1:8081").as_deref(), Some(OUTSIDE));
+    assert_eq!(host.outside.ask_udp("10.9.0.1:8080").as_deref(), Some(OUTSIDE));
+    assert!(host.host.ask("10.9.0.1:8080").is_some(), "from the host itself");
+    assert!(host.host.ask("172.30.0.1:8080").is_some(), "by the gateway's address");
+    assert_eq!(host.host.ask("172.30.0.1:8081"), None, "published on another address only");
+    assert!(neighbour.ask("10.9.0.1:8080").is_some(), "from a neighbour");
+    assert!(server.ask("10.9.0.1:8080").is_some(), "from the container itself");
+    assert!(server.ask("172.30.0.1:8080").is_some());
+    host.firewall.unpublish(&ports[..1]).unwrap();
+    host.firewall.unpublish(&ports[..1]).unwrap();
+    assert_eq!(host.outside.ask("10.9.0.1:8080"), None);
+    assert!(host.outside.ask("10.9.0.1:8081").is_some());
+}
+
+#[test]
+fn what_is_not_published_is_not_reached() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.serve("0.0.0.0:80");
+    container.serve("0.0.0.0:81");
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
+    // A machine of the same wire that routes to the container by the host.
+    host.outside.ip("route add 172.30.0.0/24 via 10.9.0.1");
+    for port in [80, 81] {
+        assert_eq!(host.outside.ask(&format!("172.30.0.2:{port}")), None, "port {port} at the container's own address");
+    }
+    assert!(host.outside.ask("10.9.0.1:8080").is_some());
+    // A port published on the loopback address is no one else's.
+    host.firewall.publish(&[map(Protocol::Tcp, "127.0.0.1:8081", "172.30.0.2:81")]).unwrap();
+    assert_eq!(host.outside.ask("10.9.0.1:8081"), None);
+    host.outside.ip("route add 127.0.0.2/32 via 10.9.0.1");
+    assert_eq!(host.outside.ask("127.0.0.2:8081"), None);
+}
+
+#[test]
+fn containers_reach_the_outside_by_the_hosts_address() {
+    let host = Host::new();
+    host.outside.serve("0.0.0.0:90");
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    assert_eq!(container.ask("10.9.0.2:90").as_deref(), Some(HOST));
+    let plain = host.bridge_with("br-b", "172.31.0.0/24", |rules| rules.masquerade = false);
+    let container = host.container(plain, "172.31.0.2/24");
+    assert_eq!(container.ask("10.9.0.2:90"), None, "without a route back there is no answer");
+    host.outside.ip("route add 172.31.0.0/24 via 10.9.0.1");
+    assert_eq!(container.ask("10.9.0.2:90").as_deref(), Some("172.31.0.2"));
+}
+
+#[test]
+fn networks_are_apart() {
+    let host = Host::new();
+    let (a, b) = (host.bridge("br-a", "172.30.0.0/24"), host.bridge("br-b", "172.31.0.0/24"));
+    let (one, two) = (host.container(a, "172.30.0.2/24"), host.container(b, "172.31.0.2/24"));
+    two.serve("0.0.0.0:80");
+    two.serve("0.0.0.0:81");
+    assert_eq!(one.ask("172.31.0.2:80"), None);
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.31.0.2:80")]).unwrap();
+    assert!(one.ask("10.9.0.1:8080").is_some(), "a published port is for all");
+    assert_eq!(one.ask("172.31.0.2:80"), None);
+    assert_eq!(one.ask("172.31.0.2:81"), None);
+}
+
+#[test]
+fn an_internal_network_has_no_outside() {
+    let host = Host::new();
+    host.outside.serve("0.0.0.0:90");
+    let bridge = host.bridge_with("br-a", "172.30.0.0/24", |rules| rules.internal = true);
+    let other = host.bridge("br-b", "172.31.0.0/24");
+    let (one, two, far) =
+        (host.container(bridge, "172.30.0.2/24"), host.container(bridge, "172.30.0.3/24"), host.container(other, "172.31.0.2/24"));
+    two.serve("0.0.0.0:80");
+    far.serve("0.0.0.0:80");
+    assert!(one.ask("172.30.0.3:80").is_some());
+    host.outside.ip("route add 172.30.0.0/24 via 10.9.0.1");
+    assert_eq!(one.ask("10.9.0.2:90"), None);
+    assert_eq!(one.ask("172.31.0.2:80"), None);
+    assert_eq!(far.ask("172.30.0.3:80"), None);
+    assert_eq!(host.outside.ask("172.30.0.3:80"), None);
+}
+
+#[test]
+fn without_icc_neighbours_are_apart() {
+    for filtered in [true, false] {
+        let host = Host::new();
+        if host.filter_bridges(filtered) || !filtered {
+            without_icc(&host, filtered);
+        }
+    }
+}
+
+fn without_icc(host: &Host, filtered: bool) {
+    host.outside.serve("0.0.0.0:90");
+    let bridge = host.bridge_with("br-a", "172.30.0.0/24", |rules| rules.icc = false);
+    let isolated = |ip: &str| host.container_with(bridge, ip, |plan| plan.isolated = true);
+    let (one, two) = (isolated("172.30.0.2/24"), isolated("172.30.0.3/24"));
+    two.serve("0.0.0.0:80");
+    assert_eq!(one.ask("172.30.0.3:80"), None);
+    // Not around by the gateway either.
+    one.ip("route add 172.30.0.3/32 via 172.30.0.1");
+    assert_eq!(one.ask("172.30.0.3:80"), None);
+    assert!(one.ask("10.9.0.2:90").is_some());
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.3:80")]).unwrap();
+    // With br_netfilter the packet would stay within the bridge, which keeps isolated ports apart.
+    assert_eq!(one.ask("10.9.0.1:8080").is_some(), !filtered, "what is published is for all");
+}
+
+#[test]
+fn ipv6_ports() {
+    let host = Host::new();
+    let rules = BridgeRules {
+        name: name("br-a"),
+        subnets: vec![net("172.30.0.0/24"), net("fd30::/64")],
+        masquerade: true,
+        icc: true,
+        internal: false,
+    };
+    let bridge = naru_net::Bridge { name: name("br-a"), addresses: vec![net("172.30.0.1/24"), net("fd30::1/64")], mtu: None };
+    let index = host.links.ensure_bridge(&bridge).unwrap();
+    host.firewall.add_bridge(rules).unwrap();
+    let container = host.container_with(index, "172.30.0.2/24", |plan| {
+        plan.addresses.push(net("fd30::2/64"));
+        plan.gateways.push(address("fd30::1"));
+    });
+    container.serve("[::]:80");
+    host.outside.serve("[::]:90");
+    host.firewall
+        .publish(&[map(Protocol::Tcp, "[::]:8080", "[fd30::2]:80"), map(Protocol::Tcp, "[fd09::1]:8081", "[fd30::2]:80")])
+        .unwrap();
+    assert_eq!(host.outside.ask_soon("[fd09::1]:8080").as_deref(), Some("fd09::2"));
+    assert_eq!(host.outside.ask("[fd09::1]:8081").as_deref(), Some("fd09::2"));
+    assert_eq!(container.ask("[fd09::2]:90").as_deref(), Some("fd09::1"));
+    host.outside.ip("route add fd30::/64 via fd09::1");
+    assert_eq!(host.outside.ask("[fd30::2]:80"), None);
+}
+
+#[test]
+fn a_lost_table_is_made_anew() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.serve("0.0.0.0:80");
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
+    assert!(!host.firewall.repair().unwrap());
+    let wreck = || host.host.run(|| Firewall::open("naru-test").unwrap().remove().unwrap());
+    wreck();
+    assert_eq!(host.outside.ask("10.9.0.1:8080"), None);
+    assert!(host.firewall.repair().unwrap());
+    assert!(host.outside.ask("10.9.0.1:8080").is_some());
+    // A change finds it out by itself.
+    wreck();
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8081", "172.30.0.2:80")]).unwrap();
+    assert!(host.outside.ask("10.9.0.1:8080").is_some() && host.outside.ask("10.9.0.1:8081").is_some());
+    wreck();
+    host.firewall.unpublish(&[map(Protocol::Tcp, "0.0.0.0:8081", "172.30.0.2:80")]).unwrap();
+    assert!(host.outside.ask("10.9.0.1:8080").is_some() && host.outside.ask("10.9.0.1:8081").is_none());
+}
+
+#[test]
+fn a_new_engine_takes_over() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.serve("0.0.0.0:80");
+    let port = map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80");
+    let stale = map(Protocol::Tcp, "0.0.0.0:8081", "172.30.0.2:80");
+    host.firewall.publish(&[port, stale]).unwrap();
+    let firewall = host.host.run(|| Firewall::open("naru-test").unwrap());
+    let rules = BridgeRules { name: name("br-a"), subnets: vec![net("172.30.0.0/24")], masquerade: true, icc: true, internal: false };
+    firewall.restore(vec![rules.clone()], vec![port]).unwrap();
+    assert!(host.outside.ask("10.9.0.1:8080").is_some());
+    assert_eq!(host.outside.ask("10.9.0.1:8081"), None);
+    // Rules of a bridge can change, and go.
+    firewall.add_bridge(BridgeRules { masquerade: false, ..rules }).unwrap();
+    firewall.remove_bridge(&name("br-a")).unwrap();
+    firewall.remove_bridge(&name("br-a")).unwrap();
+    firewall.remove().unwrap();
+    firewall.remove().unwrap();
+}
+
+#[test]
+fn many_ports_in_one_transaction() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.serve("0.0.0.0:80");
+    let ports: Vec<PortMap> = (20_000..23_000).map(|port| map(Protocol::Tcp, &format!("0.0.0.0:{port}"), "172.30.0.2:80")).collect();
+    host.firewall.publish(&ports).unwrap();
+    assert!(host.outside.ask("10.9.0.1:22999").is_some());
+    let one = [map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")];
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let start = std::time::Instant::now();
+        host.firewall.publish(&one).unwrap();
+        times.push(start.elapsed());
+        host.firewall.unpublish(&one).unwrap();
+    }
+    times.sort();
+    eprintln!("publish: best {:?}, median {:?}", times[0], times[25]);
+    host.firewall.unpublish(&ports).unwrap();
+    assert_eq!(host.outside.ask("10.9.0.1:22999"), None);
+    assert!(times[0].as_millis() < 20, "{:?}", times[0]);
+}

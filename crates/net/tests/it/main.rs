@@ -1,0 +1,7 @@
+//! Links and firewall on the real kernel, each test in network namespaces of its own. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod firewall;
+mod links;
+mod support;

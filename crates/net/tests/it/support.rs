@@ -1,0 +1,200 @@
+//! A host, an outside and containers, each a network namespace that only a descriptor holds.
+
+use naru_net::{Bridge, BridgeRules, Firewall, IpNet, LinkName, Links, MacAddress, VethPlan, enable_forwarding};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+pub struct Namespace(pub File);
+
+impl Namespace {
+    pub fn new() -> Self {
+        let made = std::thread::spawn(|| {
+            #[expect(deprecated, reason = "CLONE_NEWNET alone does not touch the descriptors of other threads")]
+            rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
+            ip(&["link", "set", "lo", "up"]);
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Namespace(made.join().unwrap())
+    }
+
+    /// Runs something in the namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    pub fn route_socket(&self) -> OwnedFd {
+        self.run(|| rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap())
+    }
+
+    /// Answers every connection to a port with the peer's address, until the test ends.
+    pub fn serve(&self, address: &str) {
+        let listener = self.run(|| TcpListener::bind(address).unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap().ip().to_string();
+                stream.write_all(peer.as_bytes()).ok();
+            }
+        });
+    }
+
+    /// The same with UDP.
+    pub fn serve_udp(&self, address: &str) {
+        let socket = self.run(|| UdpSocket::bind(address).unwrap());
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 100]) {
+                socket.send_to(from.ip().to_string().as_bytes(), from).ok();
+            }
+        });
+    }
+
+    /// What a server answers, if it can be reached.
+    pub fn ask(&self, address: &str) -> Option<String> {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(|| {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(700)).ok()?;
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer)
+        })
+    }
+
+    /// As [`Namespace::ask`], for links whose IPv6 becomes ready up to a second after their first packet.
+    pub fn ask_soon(&self, address: &str) -> Option<String> {
+        (0..8).find_map(|_| self.ask(address))
+    }
+
+    pub fn ask_udp(&self, address: &str) -> Option<String> {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            socket.connect(address).unwrap();
+            socket.send(b"?").ok()?;
+            let mut buffer = [0; 100];
+            let length = socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+    }
+
+    pub fn ip(&self, arguments: &str) {
+        self.run(|| ip(&arguments.split_whitespace().collect::<Vec<_>>()));
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    assert!(Command::new("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+}
+
+pub fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+pub fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A host with links and firewall of an engine, and a machine outside that knows nothing of containers.
+pub struct Host {
+    pub host: Namespace,
+    pub outside: Namespace,
+    pub links: Links,
+    pub firewall: Firewall,
+}
+
+pub const HOST: &str = "10.9.0.1";
+pub const OUTSIDE: &str = "10.9.0.2";
+
+impl Host {
+    pub fn new() -> Self {
+        let (host, outside) = (Namespace::new(), Namespace::new());
+        let (links, firewall) = host.run(|| {
+            enable_forwarding(true).unwrap();
+            (Links::open("test").unwrap(), Firewall::open("naru-test").unwrap())
+        });
+        firewall.ensure().unwrap();
+        // The wire between host and outside.
+        let (sender, receiver) = channel();
+        host.run(|| {
+            ip(&["link", "add", "wire", "type", "veth", "peer", "name", "wire2"]);
+            sender.send(()).unwrap();
+        });
+        receiver.recv().unwrap();
+        let wire2 = move_link(&host, &outside);
+        assert!(wire2);
+        for (namespace, link, ipv4, ipv6) in [(&host, "wire", HOST, "fd09::1"), (&outside, "wire2", OUTSIDE, "fd09::2")] {
+            namespace.ip(&format!("addr add {ipv4}/24 dev {link}"));
+            namespace.ip(&format!("addr add {ipv6}/64 dev {link} nodad"));
+            namespace.ip(&format!("link set {link} up"));
+        }
+        Host { host, outside, links, firewall }
+    }
+
+    /// Whether packets that stay within a bridge pass the firewall (br_netfilter); false when the kernel lacks it.
+    pub fn filter_bridges(&self, on: bool) -> bool {
+        self.host.run(|| std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", if on { "1" } else { "0" }).is_ok())
+    }
+
+    pub fn bridge(&self, bridge: &str, subnet: &str) -> u32 {
+        self.bridge_with(bridge, subnet, |_| {})
+    }
+
+    pub fn bridge_with(&self, bridge: &str, subnet: &str, change: impl FnOnce(&mut BridgeRules)) -> u32 {
+        let subnet = net(subnet);
+        let gateway = IpNet::new(subnet.nth(1).unwrap(), subnet.prefix()).unwrap();
+        let index = self.links.ensure_bridge(&Bridge { name: name(bridge), addresses: vec![gateway], mtu: None }).unwrap();
+        let mut rules = BridgeRules { name: name(bridge), subnets: vec![subnet], masquerade: true, icc: true, internal: false };
+        change(&mut rules);
+        self.firewall.add_bridge(rules).unwrap();
+        index
+    }
+
+    pub fn container(&self, bridge: u32, ip: &str) -> Namespace {
+        self.container_with(bridge, ip, |_| {})
+    }
+
+    pub fn container_with(&self, bridge: u32, ip: &str, change: impl FnOnce(&mut VethPlan)) -> Namespace {
+        let namespace = Namespace::new();
+        let own = net(ip);
+        let gateway = own.network().nth(1).unwrap();
+        let mut plan = VethPlan {
+            bridge,
+            host_name: LinkName::random_veth(),
+            container_name: name("eth0"),
+            mac: MacAddress::random(),
+            addresses: vec![own],
+            gateways: vec![gateway],
+            mtu: None,
+            isolated: false,
+        };
+        change(&mut plan);
+        let route = namespace.route_socket();
+        self.host.run(|| self.links.attach(&plan, namespace.0.as_fd(), route.as_fd()).unwrap());
+        namespace
+    }
+}
+
+/// `ip link set netns` wants a pid or a path: the thread's own namespace has one while it lives.
+fn move_link(from: &Namespace, to: &Namespace) -> bool {
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), to.0.as_raw_fd());
+    from.run(|| Command::new("ip").args(["link", "set", "wire2", "netns", &path]).status().unwrap().success())
+}
