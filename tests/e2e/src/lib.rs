@@ -1,1 +1,317 @@
-//! End-to-end tests.
+//! A daemon of its own for tests: own data root, run directory, bridge, subnet and cgroup, all removed at the end.
+//!
+//! The client is `naru`, or what `NARU_E2E_CLI` names (`docker`): the same tests must pass with both. A shell watches a
+//! pipe of the test process and cleans up when it closes, so that a crashed or killed test leaves nothing either.
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test calls it hung. Generous: machines of tests are slow and shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The name of the busybox image in every daemon.
+pub const BOX: &str = "box:1";
+
+/// A daemon and the means to talk to it.
+pub struct Daemon {
+    /// Everything of it.
+    pub root: PathBuf,
+    number: u32,
+    flags: Vec<String>,
+    keeper: Option<(Child, ChildStdin)>,
+}
+
+/// What a client run gave.
+#[derive(Debug)]
+pub struct Done {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+fn done(output: &Output) -> Done {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Done { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+/// The program under test: `NARU_BIN`, or the one built beside the tests.
+pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("NARU_BIN") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("a test knows its own program");
+    let folder = own.parent().and_then(Path::parent).expect("tests lie in <profile>/deps");
+    let path = folder.join("naru");
+    assert!(path.exists(), "{} is not built; run `cargo build -p naru` first", path.display());
+    path
+}
+
+/// The client's program and whether it is Naru's own.
+pub fn client() -> (PathBuf, bool) {
+    match std::env::var_os("NARU_E2E_CLI") {
+        Some(path) if !path.is_empty() && path != "naru" => (path.into(), false),
+        _ => (program(), true),
+    }
+}
+
+/// A root file system with busybox and the usual files, as a tar archive.
+pub fn busybox_archive() -> &'static [u8] {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let busybox = std::fs::read("/bin/busybox").expect("busybox is missing: apt-get install -y busybox-static");
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(data.len() as u64);
+            header.set_cksum();
+            archive.append_data(&mut header, path, data).expect("memory takes it");
+        };
+        for folder in ["bin", "etc", "tmp", "root", "home", "var"] {
+            let mode = if folder == "tmp" { 0o1777 } else { 0o755 };
+            add(folder, tar::EntryType::Directory, mode, b"");
+        }
+        add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
+        add("etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1000::/home/bob:/bin/sh\n");
+        add("etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nbob:x:1000:\nextra:x:2000:bob\n");
+        let names = Command::new("/bin/busybox").arg("--list").output().expect("busybox lists its programs");
+        for name in String::from_utf8_lossy(&names.stdout).lines().filter(|name| *name != "busybox") {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            archive.append_link(&mut header, format!("bin/{name}"), "busybox").expect("memory takes it");
+        }
+        archive.into_inner().expect("memory takes it")
+    })
+}
+
+/// Cleans up after a daemon; `$1` is its root, `$2` its bridge, `$3` its cgroup, `$4` the program.
+const KEEPER: &str = r#"
+read -r line
+export DOCKER_HOST="unix://$1/s"
+ids=$("$4" ps -aq 2>/dev/null)
+[ -z "$ids" ] || "$4" rm -f $ids >/dev/null 2>&1
+kill "$(cat "$1/pid")" 2>/dev/null
+while kill -0 "$(cat "$1/pid" 2>/dev/null)" 2>/dev/null; do sleep 0.05; done
+for p in /sys/fs/cgroup/*/"$3" /sys/fs/cgroup/"$3"; do [ -d "$p" ] || continue
+  for f in "$p"/*/cgroup.procs; do [ -e "$f" ] && kill -9 $(cat "$f") 2>/dev/null; done
+  find "$p" -depth -type d -exec rmdir {} + 2>/dev/null; done
+ip link del "$2" 2>/dev/null || busybox ip link del "$2" 2>/dev/null
+rm -rf "$1"
+"#;
+
+impl Daemon {
+    /// Starts a daemon with the busybox image.
+    pub fn start() -> Daemon {
+        Daemon::with_flags(&[])
+    }
+
+    /// The same with further flags.
+    pub fn with_flags(flags: &[&str]) -> Daemon {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Processes of parallel test binaries differ in their pid; threads of one in the counter.
+        let number = (std::process::id() % 250) * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+        let root = PathBuf::from(format!("/tmp/ne-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&root).expect("/tmp takes directories");
+        let mut keeper = Command::new("/bin/sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(&root)
+            .args([format!("ne{number}"), format!("ne{number}")])
+            .arg(program())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("sh starts");
+        let pipe = keeper.stdin.take().expect("it was asked for");
+        let mut daemon =
+            Daemon { root, number, flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), keeper: Some((keeper, pipe)) };
+        daemon.launch();
+        let image = daemon.feed(&["import", "-c", "CMD [\"sh\"]", "-", BOX], busybox_archive());
+        assert_eq!(image.code, 0, "{image:?}");
+        daemon
+    }
+
+    /// Starts the daemon's process and waits until it answers.
+    pub fn launch(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).expect("the log opens");
+        let (third, fourth) = (self.number / 250 % 250, self.number % 250);
+        Command::new(program())
+            .arg("daemon")
+            .args(["-H", &self.host(), "--debug"])
+            .args(["--config-file", "/dev/null"])
+            .arg("--data-root")
+            .arg(self.root.join("d"))
+            .arg("--exec-root")
+            .arg(self.root.join("e"))
+            .arg("--pidfile")
+            .arg(self.root.join("pid"))
+            .args(["--bridge", &self.bridge(), "--bip", &format!("10.{}.{fourth}.1/24", 100 + third)])
+            .args(["--cgroup-parent", &format!("/ne{}", self.number)])
+            .args(&self.flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        self.until("the daemon answers", || self.run(&["version"]).code == 0);
+    }
+
+    /// `DOCKER_HOST` of the daemon.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("s")
+    }
+
+    /// The daemon's bridge.
+    pub fn bridge(&self) -> String {
+        format!("ne{}", self.number)
+    }
+
+    /// Pid of the daemon.
+    pub fn pid(&self) -> i32 {
+        std::fs::read_to_string(self.root.join("pid")).expect("the daemon has a pid file").trim().parse().expect("a number")
+    }
+
+    /// What the daemon has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.root.join("log")).unwrap_or_default()
+    }
+
+    /// Kills the daemon with SIGKILL and waits until it is gone.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        let process = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("the daemon lives");
+        self.until("the daemon is gone", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+
+    /// A client command, not started.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(client().0);
+        command.args(args).env("DOCKER_HOST", self.host()).env("NO_COLOR", "1").env("DOCKER_CONFIG", self.root.join("config"));
+        command
+    }
+
+    /// Runs the client without input.
+    pub fn run(&self, args: &[&str]) -> Done {
+        done(&self.command(args).stdin(Stdio::null()).output().expect("the client starts"))
+    }
+
+    /// Runs the client with input.
+    pub fn feed(&self, args: &[&str], input: &[u8]) -> Done {
+        let mut child =
+            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the client starts");
+        let mut pipe = child.stdin.take().expect("it was asked for");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || {
+            // A client that ends early does not read all of it.
+            pipe.write_all(&input).ok();
+        });
+        let output = child.wait_with_output().expect("the client ends");
+        writer.join().expect("the writer does not panic");
+        done(&output)
+    }
+
+    /// Runs the client, which must succeed; its standard output without the last newline.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let result = self.run(args);
+        assert_eq!(result.code, 0, "{args:?}: {result:?}\n{}", self.tail());
+        result.out.trim_end_matches('\n').to_owned()
+    }
+
+    /// Runs the client, which must fail with that code; its standard error.
+    #[track_caller]
+    pub fn fails(&self, code: i32, args: &[&str]) -> String {
+        let result = self.run(args);
+        assert_eq!(result.code, code, "{args:?}: {result:?}\n{}", self.tail());
+        result.err
+    }
+
+    fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// `inspect` as JSON.
+    #[track_caller]
+    pub fn inspect(&self, name: &str) -> Value {
+        let text = self.ok(&["inspect", name]);
+        let list: Value = serde_json::from_str(&text).expect("inspect prints JSON");
+        list[0].clone()
+    }
+
+    /// Waits until `condition` holds.
+    #[track_caller]
+    pub fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < PATIENCE, "waited in vain until {what}\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A raw HTTP request on the daemon's socket: the whole answer, headers included.
+    pub fn http(&self, request: &str) -> String {
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("the daemon listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout is set");
+        stream.write_all(request.as_bytes()).expect("the daemon reads");
+        let mut answer = Vec::new();
+        // A connection that the server resets after its answer is answered all the same.
+        stream.read_to_end(&mut answer).ok();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// An API call without a body (or with a JSON one): status and body.
+    pub fn api(&self, method: &str, path: &str, body: Option<&str>) -> (u16, String) {
+        let body = body.unwrap_or_default();
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        let answer = self.http(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some((mut keeper, pipe)) = self.keeper.take() {
+            drop(pipe);
+            // It ends by itself; a failure to wait changes nothing.
+            keeper.wait().ok();
+        }
+    }
+}
+
+/// The daemon that tests share when they do not hurt it. Its keeper cleans up when the process ends.
+pub fn shared() -> &'static Daemon {
+    static SHARED: OnceLock<Daemon> = OnceLock::new();
+    SHARED.get_or_init(Daemon::start)
+}
+
+/// A container name that no other test uses.
+pub fn name(purpose: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{purpose}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

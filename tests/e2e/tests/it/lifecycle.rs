@@ -1,0 +1,97 @@
+//! create, run, start, stop, kill, restart, pause, wait, rename, rm and their exit codes.
+
+use naru_e2e::{BOX, name, shared};
+
+#[test]
+fn run_prints_and_passes_the_code_on() {
+    let daemon = shared();
+    assert_eq!(daemon.ok(&["run", "--rm", BOX, "echo", "hi"]), "hi");
+    let result = daemon.run(&["run", "--rm", BOX, "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((result.code, result.out.as_str(), result.err.as_str()), (7, "out\n", "err\n"));
+    // The kernel lets no process of a pid namespace kill its first one: it takes the client.
+    assert_eq!(daemon.run(&["run", "--rm", BOX, "sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).code, 137);
+}
+
+#[test]
+fn the_image_inside_greets() {
+    assert!(shared().ok(&["run", "--rm", "naru/hello"]).contains("Hello from Naru!"));
+}
+
+#[test]
+fn standard_input_reaches_the_process() {
+    let result = shared().feed(&["run", "-i", "--rm", BOX, "cat"], b"to be echoed");
+    assert_eq!((result.code, result.out.as_str()), (0, "to be echoed"));
+}
+
+#[test]
+fn what_cannot_run_says_why() {
+    let daemon = shared();
+    assert!(daemon.fails(127, &["run", "--rm", BOX, "nosuch"]).contains("exec: \"nosuch\": executable file not found in $PATH"));
+    assert!(daemon.fails(127, &["run", "--rm", BOX, "/no/such"]).contains("no such file or directory"));
+    assert!(daemon.fails(126, &["run", "--rm", BOX, "/etc"]).contains("is a directory"));
+    assert!(daemon.fails(126, &["run", "--rm", BOX, "/etc/passwd"]).contains("permission denied"));
+    assert!(daemon.fails(125, &["run", "--rm", "-u", "nosuch", BOX, "true"]).contains("unable to find user nosuch"));
+    assert!(daemon.fails(125, &["run", "--rm", "-w", "relative", BOX, "true"]).contains("needs to be an absolute path"));
+    assert!(daemon.fails(125, &["run", "--rm", "--nosuch", BOX]).contains("--nosuch"));
+    assert!(daemon.ok(&["ps", "-aq", "--filter", "status=created"]).is_empty());
+}
+
+#[test]
+fn names_are_unique_and_change() {
+    let daemon = shared();
+    let (first, second) = (name("first"), name("second"));
+    daemon.ok(&["create", "--name", &first, BOX]);
+    assert!(daemon.fails(125, &["run", "--name", &first, BOX, "true"]).contains("is already in use by container"));
+    daemon.ok(&["rename", &first, &second]);
+    assert!(daemon.fails(1, &["rename", &second, &second]).contains("same name as its current name"));
+    assert!(daemon.run(&["inspect", &first]).code != 0);
+    daemon.ok(&["rm", &second]);
+}
+
+#[test]
+fn a_whole_life() {
+    let daemon = shared();
+    let name = name("life");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]);
+    assert_eq!(daemon.inspect(&name)["State"]["Status"], "running");
+    daemon.ok(&["pause", &name]);
+    assert!(daemon.fails(1, &["pause", &name]).contains("is already paused"));
+    assert!(daemon.fails(1, &["exec", &name, "true"]).contains("is paused"));
+    daemon.ok(&["unpause", &name]);
+    assert!(daemon.fails(1, &["rm", &name]).contains("container is running"));
+    daemon.ok(&["stop", &name]);
+    assert_eq!(daemon.inspect(&name)["State"]["ExitCode"], 3);
+    assert!(daemon.fails(1, &["kill", &name]).contains("is not running"));
+    daemon.ok(&["start", &name]);
+    daemon.ok(&["restart", "-t", "5", &name]);
+    daemon.ok(&["kill", &name]);
+    assert_eq!(daemon.ok(&["wait", &name]), "137");
+    daemon.ok(&["rm", &name]);
+    assert!(daemon.fails(1, &["rm", &name]).contains("No such container"));
+}
+
+#[test]
+fn an_exit_of_a_restarting_container_is_counted() {
+    let daemon = shared();
+    let name = name("again");
+    daemon.ok(&["run", "-d", "--name", &name, "--restart", "on-failure:2", BOX, "sh", "-c", "exit 5"]);
+    daemon.until("both restarts are used up", || daemon.inspect(&name)["State"]["Status"] == "exited");
+    let state = daemon.inspect(&name);
+    assert_eq!((&state["RestartCount"], &state["State"]["ExitCode"]), (&2.into(), &5.into()));
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn exec_runs_beside_the_first_process() {
+    let daemon = shared();
+    let name = name("exec");
+    daemon.ok(&["run", "-d", "--name", &name, "-e", "A=1", BOX, "sleep", "1000"]);
+    assert_eq!(daemon.ok(&["exec", "-e", "B=2", &name, "sh", "-c", "echo $A$B"]), "12");
+    assert_eq!(daemon.ok(&["exec", "-u", "bob", &name, "id", "-un"]), "bob");
+    assert_eq!(daemon.ok(&["exec", "-w", "/etc", &name, "pwd"]), "/etc");
+    assert_eq!(daemon.run(&["exec", &name, "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(daemon.run(&["exec", &name, "nosuch"]).code, 127);
+    let echoed = daemon.feed(&["exec", "-i", &name, "cat"], b"piped");
+    assert_eq!((echoed.code, echoed.out.as_str()), (0, "piped"));
+    daemon.ok(&["rm", "-f", &name]);
+}
