@@ -86,7 +86,12 @@ impl Context {
         }
         match self.context_name().as_str() {
             "default" => Ok((format!("unix://{DEFAULT_SOCKET}"), true)),
-            name => match config::context(self.config_directory(), name)?.host {
+            name => match config::context(self.config_directory(), name)
+                .map_err(|failure| {
+                    Failure::message(format!("Failed to initialize: unable to resolve docker endpoint: {}", failure.text()))
+                })?
+                .host
+            {
                 host if host.is_empty() => Ok((format!("unix://{DEFAULT_SOCKET}"), true)),
                 host => Ok((host, false)),
             },

@@ -42,6 +42,14 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
     })
 }
 
+/// Go's strconv.ParseUint for 16 bits.
+pub fn parse_u16(text: &str) -> Result<u16, String> {
+    match parse_int(text) {
+        Ok(value @ 0..) => u16::try_from(value).map_err(|_| format!("strconv.ParseUint: parsing {text:?}: value out of range")),
+        _ => Err(format!("strconv.ParseUint: parsing {text:?}: invalid syntax")),
+    }
+}
+
 /// A size in Docker's units (`512m`), as a number of bytes.
 pub fn parse_bytes(text: &str) -> Result<i64, String> {
     let size: naru_types::ByteSize = text.parse().map_err(|_| format!("invalid size: '{text}'"))?;
@@ -104,7 +112,8 @@ fn flag_name(command: &Command, shown: &str) -> String {
 }
 
 /// A parse error in pflag's words.
-pub fn describe(command: &Command, error: &clap::Error) -> String {
+/// `last` is the last word of the command line: a flag that lacks its value stands there.
+pub fn describe(command: &Command, error: &clap::Error, last: &str) -> String {
     let argument = text(error, ContextKind::InvalidArg);
     let value = text(error, ContextKind::InvalidValue);
     match error.kind() {
@@ -114,9 +123,9 @@ pub fn describe(command: &Command, error: &clap::Error) -> String {
         },
         ErrorKind::InvalidValue if value.is_empty() => {
             let name = argument.split([' ', '=', '[']).next().unwrap_or(&argument);
-            match name.strip_prefix("--") {
-                Some(_) => format!("flag needs an argument: {name}"),
-                None => format!("flag needs an argument: '{}' in {name}", name.trim_start_matches('-')),
+            match last.strip_prefix('-').filter(|cluster| !cluster.starts_with('-')).and_then(|cluster| cluster.chars().last()) {
+                Some(short) => format!("flag needs an argument: '{short}' in -{short}"),
+                None => format!("flag needs an argument: {name}"),
             }
         }
         ErrorKind::ValueValidation => {
@@ -155,7 +164,8 @@ mod tests {
     fn parse(args: &[&str]) -> Result<Sample, String> {
         use clap::{CommandFactory, FromArgMatches};
         let mut command = with_manners(Sample::command()).no_binary_name(true);
-        let matches = command.try_get_matches_from_mut(args).map_err(|error| describe(&command, &error))?;
+        let matches =
+            command.try_get_matches_from_mut(args).map_err(|error| describe(&command, &error, args.last().copied().unwrap_or_default()))?;
         Ok(Sample::from_arg_matches(&matches).expect("what clap parsed fits the struct"))
     }
 
@@ -179,6 +189,7 @@ mod tests {
             (&["-z"], "unknown shorthand flag: 'z' in -z"),
             (&["-itz"], "unknown shorthand flag: 'z' in -z"),
             (&["--env"], "flag needs an argument: --env"),
+            (&["-ite"], "flag needs an argument: 'e' in -e"),
             (&["-m", "x"], "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'"),
             (&["--tty=x"], "invalid argument \"x\" for \"-t, --tty\" flag: strconv.ParseBool: parsing \"x\": invalid syntax"),
         ] {

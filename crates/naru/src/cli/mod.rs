@@ -16,7 +16,7 @@ use clap::Command;
 use context::{Context, Cx, Globals};
 use error::{Failure, Result, USAGE};
 use registry::{GROUPS, Group};
-use verb::Verb;
+use verb::{Arguments, Verb};
 
 /// What the global flags left to do.
 enum Start {
@@ -31,7 +31,7 @@ pub fn main(program: &str, args: Vec<OsString>) -> i32 {
     let (globals, start) = match globals(&args) {
         Ok(parsed) => parsed,
         Err(text) => {
-            output_usage_error(program, &text, &format!("{program} [OPTIONS] COMMAND"), "");
+            output_usage_error(program, &text, &format!("{program} [OPTIONS] COMMAND [ARG...]"), "");
             return USAGE;
         }
     };
@@ -198,7 +198,7 @@ fn run_group(cx: Cx, group: &Group, rest: &[String]) -> Result<i32> {
                 } else {
                     format!("unknown shorthand flag: '{}' in {flag}", flag.trim_start_matches('-'))
                 };
-                output_usage_error(program, &what, &format!("{program} {} COMMAND", group.name), group.name);
+                output_usage_error(program, &what, &format!("{program} {}", group.name), group.name);
                 return Ok(USAGE);
             }
             crate::output::write(group_help(cx, group).as_bytes()).map(|()| 0)
@@ -295,7 +295,7 @@ fn run_verb(cx: Cx, name: &str, verb: &'static Verb, args: Vec<String>) -> Resul
     let matches = match command.try_get_matches_from_mut(&args) {
         Ok(matches) => matches,
         Err(error) => {
-            let text = flags::describe(&command, &error);
+            let text = flags::describe(&command, &error, args.last().map_or("", String::as_str));
             output_usage_error(program, &text, help::usage(program, name, verb).trim_start_matches("Usage:  "), name);
             return Ok(USAGE);
         }
@@ -306,7 +306,10 @@ fn run_verb(cx: Cx, name: &str, verb: &'static Verb, args: Vec<String>) -> Resul
     let given: usize = command.get_positionals().map(|arg| matches.get_raw(arg.get_id().as_str()).map_or(0, Iterator::count)).sum();
     if let Err(text) = verb.arguments.check(&format!("{program} {name}"), given) {
         let usage = help::usage(program, name, verb);
-        return Err(Failure::message(format!("{program}: {text}\n\n{usage}\n\nRun '{program} {name} --help' for more information")));
+        // As in Docker's own client, the word depends on the kind of check.
+        let word = if matches!(verb.arguments, Arguments::AtLeast(_)) { "See" } else { "Run" };
+        let text = format!("{program}: {text}\n\n{usage}\n\n{word} '{program} {name} --help' for more information");
+        return Err(Failure::message(text));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();

@@ -41,7 +41,8 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     if let Some(kind) = options.r#type.as_deref()
         && !KINDS.contains(&kind)
     {
-        let quoted: Vec<String> = KINDS.iter().map(|kind| format!("{kind:?}")).collect();
+        let mut quoted: Vec<String> = KINDS.iter().map(|kind| format!("{kind:?}")).collect();
+        quoted.sort();
         return Err(Failure::message(format!("unknown type: {kind:?}: must be one of {}", quoted.join(", "))));
     }
     let client = cx.client()?;
@@ -72,16 +73,13 @@ async fn find(client: &Client, name: &str, wanted: Option<&str>, size: bool) -> 
         };
         match answer {
             Ok(bytes) => return raw(Ok(bytes)),
-            Err(ClientError::Api { status: 404, .. }) => {}
+            Err(ClientError::Api { status: 404, .. }) if wanted.is_none() => {}
             // Swarm objects of an engine without swarm, or of one that does not know them.
             Err(ClientError::Api { status: 503 | 501 | 400 | 500, .. }) if wanted.is_none() && !matches!(*kind, "container" | "image") => {}
             Err(error) => return Err(error.to_string()),
         }
     }
-    Err(match wanted {
-        Some(kind) => format!("Error: No such {kind}: {name}"),
-        None => format!("Error: No such object: {name}"),
-    })
+    Err(format!("Error: No such object: {name}"))
 }
 
 /// The text of an answer, or the text of its error.
@@ -118,7 +116,7 @@ impl Printer {
                 None => self.objects.push(text),
                 Some(template) => {
                     let outcome = serde_json::from_str::<Value>(&text).map_err(|error| error.to_string()).and_then(|data| {
-                        let scope = Scope { data: &data, methods: &no_methods, missing: Missing::MapError };
+                        let scope = Scope { data: &data, methods: &no_methods, missing: Missing::MapError, titles: false };
                         template.execute(&scope).map_err(|error| error.to_string())
                     });
                     match outcome {

@@ -13,6 +13,11 @@ use naru_api::Filters;
 
 use crate::cli::error::{Failure, Result};
 
+/// One filter as a flag writes it.
+pub fn filter(text: &str) -> std::result::Result<String, String> {
+    if text.is_empty() || text.contains('=') { Ok(text.to_owned()) } else { Err("bad format of filter (expected name=value)".to_owned()) }
+}
+
 /// Filters as flags write them: `key=value`, several times.
 pub fn filters(given: &[String]) -> Result<Filters> {
     let mut out = Filters::new();

@@ -227,11 +227,6 @@ async fn logout(cx: Cx, options: LogoutOptions) -> Result<i32> {
         Some(server) => server.trim_start_matches("https://").trim_end_matches('/').to_owned(),
     };
     let helper = helper(cx, &key);
-    let known = helper.is_some() || cx.config().auths.contains_key(&key);
-    if !known {
-        crate::output::line(&format!("Not logged in to {key}"))?;
-        return Ok(0);
-    }
     crate::output::line(&format!("Removing login credentials for {key}"))?;
     if let Some(program) = helper {
         if call_helper(&program, "erase", key.as_bytes()).is_none() {

@@ -45,7 +45,7 @@ enum Style {
 }
 
 impl Listing<'_> {
-    /// Renders all rows, or fails as Docker does (exit status 64 for a template that cannot be read).
+    /// Renders all rows.
     pub fn render(&self, format: &str, rows: &[Row]) -> Result<String> {
         let style = match format {
             "" | "table" => Style::Table(self.default.to_owned()),
@@ -88,11 +88,11 @@ impl Listing<'_> {
                 _ => None,
             }
         };
-        let scope = Scope { data: &row.fields, methods: &methods, missing: Missing::FieldError(self.kind) };
+        let scope = Scope { data: &row.fields, methods: &methods, missing: Missing::FieldError(self.kind), titles: false };
         template.execute(&scope).map_err(|error| Failure::message(format!("failed to execute template: {error}")))
     }
 
-    /// The titles: the template run over the header names, with functions that change values taken out.
+    /// The titles: the template run over the header names, where functions that change values leave titles alone.
     fn header(&self, template: &str) -> Result<String> {
         let names = Value::Map(self.headers.iter().map(|(field, title)| ((*field).to_owned(), Value::from(*title))).collect());
         let methods = |name: &str, arguments: &[Value]| match (name, arguments) {
@@ -102,24 +102,13 @@ impl Listing<'_> {
             }
             _ => None,
         };
-        let plain = header_template(template);
-        let scope = Scope { data: &names, methods: &methods, missing: Missing::NoValue };
-        parse(&plain)?.execute(&scope).map_err(|error| Failure::message(format!("failed to execute template: {error}")))
+        let scope = Scope { data: &names, methods: &methods, missing: Missing::NoValue, titles: true };
+        parse(template)?.execute(&scope).map_err(|error| Failure::message(format!("failed to execute template: {error}")))
     }
-}
-
-/// Docker's header functions: `json`, `truncate`, `upper` and the like leave titles alone.
-fn header_template(template: &str) -> String {
-    let mut text = template.to_owned();
-    for function in ["json", "lower", "upper", "title"] {
-        text = text.replace(&format!("{{{{{function} ."), "{{.").replace(&format!("{{{{ {function} ."), "{{ .");
-        text = text.replace(&format!(" | {function}"), "").replace(&format!("|{function}"), "");
-    }
-    text
 }
 
 fn parse(text: &str) -> Result<Template> {
-    Template::parse(text).map_err(|error| Failure::status(64, format!("failed to parse template: {error}")))
+    Template::parse(text).map_err(|error| Failure::message(format!("failed to parse template: {error}")))
 }
 
 /// `\t` and `\n` typed in a shell mean the characters.
@@ -149,7 +138,7 @@ pub fn quoted(text: &str) -> Value {
 pub fn render_object(format: &str, object: &Value) -> Result<String> {
     let text = if format == "json" { "{{json .}}".to_owned() } else { unescape(format) };
     let template = Template::parse(&text).map_err(|error| Failure::status(64, format!("template parsing error: {error}")))?;
-    let scope = Scope { data: object, methods: &crate::template::no_methods, missing: Missing::MapError };
+    let scope = Scope { data: object, methods: &crate::template::no_methods, missing: Missing::MapError, titles: false };
     template.execute(&scope).map_err(|error| Failure::message(error.to_string()))
 }
 
@@ -174,6 +163,7 @@ mod tests {
         assert_eq!(render("{{.Name}}\\t{{upper .Driver}}"), "v1\tLOCAL\n");
         assert_eq!(render("json"), "{\"Driver\":\"local\",\"Name\":\"v1\"}\n");
         assert_eq!(listing.render("table {{upper .Name}}", &rows()).expect("format"), "VOLUME NAME\nV1\n");
-        assert_eq!(listing.render("{{.X", &[]).expect_err("unclosed").code(), 64);
+        assert_eq!(listing.render("{{.X", &[]).expect_err("unclosed").code(), 1);
+        assert_eq!(listing.render("table {{truncate .Name 3}}|{{.Name | upper}}", &[]).expect("titles"), "VOLUME NAME|VOLUME NAME\n");
     }
 }

@@ -38,10 +38,10 @@ pub fn device(text: &str) -> Parsed<Device> {
         [outside, inside] => (*outside, *inside, "rwm"),
         [outside, inside, mode] if is_mode(mode) => (*outside, *inside, *mode),
         [_, _, mode] => return Err(format!("bad mode specified: {mode}")),
-        _ => return Err(format!("invalid device specification: {text}")),
+        _ => return Err(format!("bad format for path: {text}")),
     };
     if outside.is_empty() {
-        return Err(format!("invalid device specification: {text}"));
+        return Err(format!("bad format for path: {text}"));
     }
     if !inside.starts_with('/') {
         return Err(format!("{inside} is not an absolute path"));

@@ -156,7 +156,7 @@ pub fn security_options(options: &[String]) -> Parsed<(Vec<String>, bool)> {
                 out.push(option.clone());
                 continue;
             }
-            None => return Err(format!("invalid --security-opt: {option:?}")),
+            None => return Err(format!("Invalid --security-opt: {option:?}")),
         };
         if key == "seccomp" && value != "unconfined" && value != "builtin" {
             let text =
@@ -169,6 +169,20 @@ pub fn security_options(options: &[String]) -> Parsed<(Vec<String>, bool)> {
         }
     }
     Ok((out, unconfined))
+}
+
+/// An image's name; errors in the words of Docker's clients.
+pub fn reference(text: &str) -> Parsed<naru_types::ImageRef> {
+    naru_types::ImageRef::parse(text).map_err(|_| {
+        let name = text.split('@').next().unwrap_or(text);
+        let (path, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, ""));
+        let lower = format!("{}{}{tag}", path.to_lowercase(), if tag.is_empty() { "" } else { ":" });
+        if path.chars().any(char::is_uppercase) && naru_types::ImageRef::parse(&lower).is_ok() {
+            let library = if path.contains('/') { "" } else { "library/" };
+            return format!("invalid reference format: repository name ({library}{path}) must be lowercase");
+        }
+        "invalid reference format".to_owned()
+    })
 }
 
 /// An error of opening a file, as Go says it.
@@ -226,7 +240,7 @@ mod tests {
             parse(&["label:disable", "no-new-privileges", "systempaths=unconfined"]),
             Ok((vec!["label=disable".to_owned(), "no-new-privileges".to_owned()], true))
         );
-        assert_eq!(parse(&["foo"]).expect_err("foo"), "invalid --security-opt: \"foo\"");
+        assert_eq!(parse(&["foo"]).expect_err("foo"), "Invalid --security-opt: \"foo\"");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "{ \"defaultAction\" : \"<x>\" }").expect("written");
         let option = format!("seccomp={}", file.path().display());

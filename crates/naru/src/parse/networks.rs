@@ -18,10 +18,16 @@ pub struct Attachment {
     pub priority: i64,
 }
 
+/// The long form has at least one `key=value`.
+fn is_long(text: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices('=').any(|(at, _)| text[..at].ends_with(word) && text[at + 1..].starts_with(word))
+}
+
 /// One `--network`: a name, or `name=…,alias=…,ip=…`.
 pub fn network(text: &str) -> Parsed<Attachment> {
     let mut out = Attachment::default();
-    if !text.contains('=') {
+    if !is_long(text) {
         out.target = text.to_owned();
         return Ok(out);
     }
@@ -77,7 +83,7 @@ pub fn mac(text: &str) -> Parsed<String> {
     let separator = if text.contains('-') { '-' } else { ':' };
     let parts: Vec<&str> = text.split(separator).collect();
     let fine = parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
-    if fine { Ok(text.to_owned()) } else { Err(format!("invalid mac address: {text}: {text} is not a valid mac address")) }
+    if fine { Ok(text.to_owned()) } else { Err(format!("{text} is not a valid mac address")) }
 }
 
 /// An address of `--dns` or `--ip`.

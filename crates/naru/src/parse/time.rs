@@ -19,6 +19,9 @@ pub fn duration(text: &str) -> Parsed<i64> {
     let mut total: i128 = 0;
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
+        if end == 0 {
+            return Err(bad());
+        }
         let (number, tail) = rest.split_at(end);
         let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, next) = tail.split_at(unit_end);
@@ -66,7 +69,7 @@ fn moment_at(text: &str, now: jiff::Timestamp) -> Parsed<String> {
     if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
         return Ok(seconds(timestamp.as_nanosecond()));
     }
-    local(text).map(seconds).ok_or_else(|| format!("parsing time {text:?}: cannot parse as a moment"))
+    local(text).map(seconds).ok_or_else(|| format!("failed to parse value as time or duration: {text:?}"))
 }
 
 /// RFC 3339 without a zone, or with its end cut off: local time.

@@ -14,6 +14,11 @@ pub fn is_known(name: &str) -> bool {
     KNOWN.contains(&name)
 }
 
+/// Whether a function leaves the titles of a table alone.
+pub fn keeps_titles(name: &str) -> bool {
+    matches!(name, "json" | "lower" | "upper" | "title" | "truncate" | "pad" | "split")
+}
+
 /// Calls a function; `and` and `or` are not here because they do not evaluate all their arguments.
 pub fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
     let text = |i: usize| arguments.get(i).map(Value::text).unwrap_or_default();

@@ -28,6 +28,8 @@ pub struct Scope<'a> {
     pub methods: &'a dyn Fn(&str, &[Value]) -> Option<Value>,
     /// What a missing key is called, and whether it is an error at all.
     pub missing: Missing<'a>,
+    /// The data are titles: functions that change values give back what they are given.
+    pub titles: bool,
 }
 
 /// How a missing key is treated.
@@ -180,6 +182,9 @@ impl Run<'_> {
             }
             let mut arguments = self.operands(rest, dot)?;
             arguments.extend(piped);
+            if self.scope.titles && functions::keeps_titles(name) {
+                return Ok(Some(arguments.into_iter().find(|value| matches!(value, Value::String(_))).unwrap_or_default()));
+            }
             let value = functions::call(name, &arguments).map_err(|text| {
                 let at = first.position;
                 let source = rest.iter().fold(name.clone(), |all, argument| all + " " + &argument.source);
@@ -262,7 +267,7 @@ mod tests {
 
     fn run(template: &str, data: &str) -> Result<String, TemplateError> {
         let data: Value = serde_json::from_str(data).unwrap();
-        Template::parse(template)?.execute(&Scope { data: &data, methods: &no_methods, missing: Missing::MapError })
+        Template::parse(template)?.execute(&Scope { data: &data, methods: &no_methods, missing: Missing::MapError, titles: false })
     }
 
     /// Expected values were printed by `docker inspect --format`.

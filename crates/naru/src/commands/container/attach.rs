@@ -37,13 +37,13 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let container = client.container_inspect(&options.args[0]).await?;
     let state = &container.state;
     if !state.running {
-        return Err(Failure::message("cannot attach to a stopped container, start it first"));
+        return Err(Failure::message("You cannot attach to a stopped container, start it first"));
     }
     if state.paused {
-        return Err(Failure::message("cannot attach to a paused container, unpause it first"));
+        return Err(Failure::message("You cannot attach to a paused container, unpause it first"));
     }
     if state.restarting {
-        return Err(Failure::message("cannot attach to a restarting container, wait until it is running"));
+        return Err(Failure::message("You cannot attach to a restarting container, wait until it is running"));
     }
     let tty = container.config.tty;
     let stdin = !options.no_stdin && container.config.open_stdin;

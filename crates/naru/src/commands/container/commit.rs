@@ -2,7 +2,6 @@
 
 use naru_api::Query;
 use naru_api::models::CommitRequest;
-use naru_types::ImageRef;
 
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
@@ -42,7 +41,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let mut query = Query::new();
     query.push("container", options.args[0].clone());
     if let Some(reference) = options.args.get(1).filter(|reference| !reference.is_empty()) {
-        let reference = ImageRef::parse(reference)?;
+        let reference = crate::parse::reference(reference).map_err(Failure::message)?;
         if reference.digest.is_some() {
             return Err(Failure::message("refusing to create a tag with a digest reference"));
         }

@@ -30,6 +30,7 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
+    options.flags.refuse_foreign().map_err(Failure::message)?;
     let outcome = async {
         let assembled = prepare(cx, &options.flags, &options.args)?;
         create(cx, &options.flags, assembled).await
@@ -72,7 +73,7 @@ pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Res
     let request = ContainerCreateRequest::new(assembled.config, assembled.host, assembled.networking);
     let created = match client.container_create(&query, &request).await {
         Err(error) if matches!(policy, "missing" | "") && is_missing_image(&error) => {
-            let reference = naru_types::ImageRef::parse(&image)?.tagged();
+            let reference = crate::parse::reference(&image).map_err(Failure::message)?.tagged();
             if !flags.quiet {
                 crate::output::error_line(&format!("Unable to find image '{}' locally", reference.familiar()));
             }
@@ -91,11 +92,12 @@ pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Res
 }
 
 fn is_missing_image(error: &naru_api::client::ClientError) -> bool {
-    matches!(error, naru_api::client::ClientError::Api { status: 404, message } if message.contains("No such image"))
+    // Also an image for another platform.
+    matches!(error, naru_api::client::ClientError::Api { status: 404, .. })
 }
 
 async fn pull(cx: Cx, image: &str, platform: &str, quiet: bool) -> Result<()> {
-    let reference = naru_types::ImageRef::parse(image)?.tagged();
+    let reference = crate::parse::reference(image).map_err(Failure::message)?.tagged();
     let options = PullOptions {
         name: reference.familiar_name(),
         tag: reference.digest.as_ref().map(ToString::to_string).or(reference.tag.clone()).unwrap_or_default(),

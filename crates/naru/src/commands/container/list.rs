@@ -17,7 +17,7 @@ pub struct Options {
     #[arg(short = 'a', long)]
     all: bool,
     /// Filter (name=, status=, label=, ancestor=, ...)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]
@@ -105,9 +105,9 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     Ok(0)
 }
 
-/// Whether a template names a field, or shows all of them.
+/// Whether a template names a field, or shows all of them (`json` alone does not, as with docker).
 fn mentions(format: &str, field: &str) -> bool {
-    format.contains(&format!(".{field}")) || format.contains("json")
+    format.contains(&format!(".{field}")) || format.contains("json .")
 }
 
 /// The fields of a container in lists.

@@ -55,6 +55,7 @@ where
         match outcome {
             Ok(()) => crate::output::line(name)?,
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
+            Err(Failure::Silent(_)) => {}
             Err(failure) => errors.push(failure.text().to_owned()),
         }
     }

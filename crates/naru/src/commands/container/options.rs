@@ -1,6 +1,6 @@
 //! The flags that `run` and `create` share.
 
-use naru_api::models::{Mount, RestartPolicy, ThrottleDevice, Ulimit, WeightDevice};
+use naru_api::models::{Mount, ThrottleDevice, Ulimit, WeightDevice};
 
 use crate::cli::flags::{parse_bytes, parse_int, parse_swap};
 use crate::parse::networks::Attachment;
@@ -18,7 +18,7 @@ pub struct ContainerFlags {
     #[arg(short = 'a', long, value_name = "list", value_parser = crate::parse::attach_stream)]
     pub attach: Vec<String>,
     /// Block I/O weight, 10 to 1000, or 0 to disable (default 0)
-    #[arg(long, value_name = "uint16")]
+    #[arg(long, value_name = "uint16", value_parser = crate::cli::flags::parse_u16)]
     pub blkio_weight: Option<u16>,
     /// Block I/O weight of one device (path:weight)
     #[arg(long, value_name = "list", value_parser = devices::weight)]
@@ -153,10 +153,10 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "uint", hide = true)]
     pub io_maxiops: Option<String>,
     /// IPv4 address (172.30.100.104)
-    #[arg(long, value_name = "string", value_parser = networks::address)]
+    #[arg(long, value_name = "string")]
     pub ip: Option<String>,
     /// IPv6 address (2001:db8::33)
-    #[arg(long, value_name = "string", value_parser = networks::address)]
+    #[arg(long, value_name = "string")]
     pub ip6: Option<String>,
     /// IPC namespace to use
     #[arg(long, value_name = "string")]
@@ -168,7 +168,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "bytes", value_parser = parse_bytes, hide = true)]
     pub kernel_memory: Option<i64>,
     /// Set labels
-    #[arg(short = 'l', long, value_name = "list")]
+    #[arg(short = 'l', long, value_name = "list", value_parser = crate::parse::label)]
     pub label: Vec<String>,
     /// Read labels from a file
     #[arg(long, value_name = "list")]
@@ -186,7 +186,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "list")]
     pub log_opt: Vec<String>,
     /// MAC address (92:d0:c6:0a:29:33)
-    #[arg(long, value_name = "string", value_parser = networks::mac)]
+    #[arg(long, value_name = "string")]
     pub mac_address: Option<String>,
     /// Memory limit
     #[arg(short = 'm', long, value_name = "bytes", value_parser = parse_bytes)]
@@ -249,8 +249,8 @@ pub struct ContainerFlags {
     #[arg(long)]
     pub read_only: bool,
     /// Restart policy when the container exits (default no)
-    #[arg(long, value_name = "string", value_parser = crate::parse::restart_policy)]
-    pub restart: Option<RestartPolicy>,
+    #[arg(long, value_name = "string")]
+    pub restart: Option<String>,
     /// Remove the container and its anonymous volumes when it exits
     #[arg(long)]
     pub rm: bool,

@@ -3,7 +3,7 @@
 use naru_api::{Filters, Query};
 
 use crate::cli::context::Cx;
-use crate::cli::error::{Failure, Result};
+use crate::cli::error::Result;
 use crate::cli::verb::{Arguments, Verb, verb};
 use crate::output::units::human_size;
 use crate::stream::terminal::confirm;
@@ -11,7 +11,7 @@ use crate::stream::terminal::confirm;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Filter (until=<moment>, label=<key>[=<value>])
-    #[arg(long, value_name = "filter")]
+    #[arg(long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
@@ -32,7 +32,7 @@ pub const VERB: Verb = verb!(
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     let query = query(cx, &options.filter)?;
     if !options.force && !confirm("WARNING! This will remove all stopped containers.\nAre you sure you want to continue?")? {
-        return Err(Failure::message("container prune has been cancelled"));
+        return Ok(0);
     }
     let report = prune(cx, &query).await?;
     crate::output::write(report.0.as_bytes())?;

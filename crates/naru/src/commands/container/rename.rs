@@ -19,6 +19,9 @@ async fn run(cx: Cx, options: Names) -> Result<i32> {
     if old.trim().is_empty() || new.trim().is_empty() {
         return Err(Failure::message("Error: Neither old nor new names may be empty"));
     }
-    cx.client()?.container_rename(old, new).await?;
-    Ok(0)
+    cx.client()?
+        .container_rename(old, new)
+        .await
+        .map(|()| 0)
+        .map_err(|error| Failure::message(format!("{error}\nError: failed to rename container named {old}")))
 }

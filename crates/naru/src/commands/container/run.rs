@@ -39,7 +39,9 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
+    options.flags.refuse_foreign().map_err(Failure::message)?;
     match run_container(cx, &options).await {
+        Ok(Outcome::Refused(text)) => Err(Failure::message(text)),
         Err(failure) => Err(failure.with_help(&cx.program, "run", USAGE)),
         Ok(Outcome::Status(status)) => Ok(status),
         Ok(Outcome::StartFailed(failure)) => {
@@ -51,6 +53,8 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
 
 enum Outcome {
     Status(i32),
+    /// Options that contradict each other or our terminal: said plainly.
+    Refused(&'static str),
     StartFailed(Failure),
 }
 
@@ -71,11 +75,11 @@ async fn run_container(cx: Cx, options: &Options) -> Result<Outcome> {
     let config = &mut assembled.config;
     if options.detach {
         if !flags.attach.is_empty() {
-            return Err(Failure::message("conflicting options: cannot specify both --attach and --detach"));
+            return Ok(Outcome::Refused("conflicting options: cannot specify both --attach and --detach"));
         }
         (config.attach_stdin, config.attach_stdout, config.attach_stderr, config.stdin_once) = (false, false, false, false);
     } else if config.attach_stdin && config.tty && !terminal::stdin_is_terminal() {
-        return Err(Failure::message("cannot attach stdin to a TTY-enabled container because stdin is not a terminal"));
+        return Ok(Outcome::Refused("the input device is not a TTY"));
     }
     let (rows, columns) = terminal::size();
     assembled.host.console_size = [u32::from(rows), u32::from(columns)];

@@ -60,7 +60,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
             }
         }
     }
-    if failed.is_empty() { Ok(0) } else { Err(Failure::message(format!("failed to start containers: {}", failed.join(", ")))) }
+    if failed.is_empty() { Ok(0) } else { Err(Failure::message(format!("Error: failed to start containers: {}", failed.join(", ")))) }
 }
 
 async fn attached(cx: Cx, name: &str, options: &Options, query: &Query) -> Result<i32> {

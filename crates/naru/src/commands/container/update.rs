@@ -10,7 +10,7 @@ use crate::cli::verb::{Arguments, Verb, verb};
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Block I/O weight, 10 to 1000, or 0 to disable (default 0)
-    #[arg(long, value_name = "uint16")]
+    #[arg(long, value_name = "uint16", value_parser = crate::cli::flags::parse_u16)]
     blkio_weight: Option<u16>,
     /// Period of the CPU quota in microseconds
     #[arg(long, value_name = "int", value_parser = parse_int)]

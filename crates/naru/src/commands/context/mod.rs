@@ -48,6 +48,7 @@ async fn list(cx: Cx, options: ListOptions) -> Result<i32> {
         crate::output::write(names.as_bytes())?;
         return Ok(0);
     }
+    warn_of_host();
     let rows: Vec<Row> = entries
         .iter()
         .map(|entry| {
@@ -68,6 +69,14 @@ async fn list(cx: Cx, options: ListOptions) -> Result<i32> {
     };
     crate::output::write(listing.render(options.format.as_deref().unwrap_or_default(), &rows)?.as_bytes())?;
     Ok(0)
+}
+
+fn warn_of_host() {
+    if std::env::var("DOCKER_HOST").is_ok_and(|host| !host.is_empty()) {
+        crate::output::error_line(
+            "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.",
+        );
+    }
 }
 
 pub const SHOW: Verb =
@@ -95,10 +104,8 @@ async fn use_context(cx: Cx, options: Names) -> Result<i32> {
     })?;
     crate::output::line(name)?;
     crate::output::error_line(&format!("Current context is now {name:?}"));
-    if name != "default" && std::env::var_os("DOCKER_HOST").is_some() {
-        crate::output::error_line(
-            "Warning: DOCKER_HOST environment variable overrides the active context. To use a context, either set the global --context flag, or unset DOCKER_HOST environment variable.",
-        );
+    if name != "default" {
+        warn_of_host();
     }
     Ok(0)
 }

@@ -3,7 +3,6 @@
 use naru_api::Query;
 use naru_api::client::Body;
 use naru_api::models::ProgressMessage;
-use naru_types::ImageRef;
 
 use super::load::{file_body, stdin_body};
 use crate::cli::context::Cx;
@@ -48,7 +47,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     query.text("message", options.message.as_deref().unwrap_or_default());
     query.text("platform", &options.platform.as_deref().unwrap_or_default().to_lowercase());
     if let Some(reference) = options.args.get(1) {
-        ImageRef::parse(reference).map_err(|error| Failure::message(error.to_string()))?;
+        crate::parse::reference(reference).map_err(Failure::message)?;
         query.push("repo", reference.clone());
     }
     for change in &options.change {

@@ -19,7 +19,7 @@ pub struct Options {
     #[arg(long)]
     digests: bool,
     /// Filter (dangling=, label=, before=, since=, reference=)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]

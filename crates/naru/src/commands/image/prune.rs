@@ -3,7 +3,7 @@
 use naru_api::Query;
 
 use crate::cli::context::Cx;
-use crate::cli::error::{Failure, Result};
+use crate::cli::error::Result;
 use crate::cli::verb::{Arguments, Verb, verb};
 use crate::commands::container::prune::filters_with_config;
 use crate::output::units::human_size;
@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(short = 'a', long)]
     all: bool,
     /// Filter (until=<moment>, label=<key>[=<value>])
-    #[arg(long, value_name = "filter")]
+    #[arg(long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
@@ -34,7 +34,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         "WARNING! This will remove all dangling images.\nAre you sure you want to continue?"
     };
     if !options.force && !confirm(question)? {
-        return Err(Failure::message("image prune has been cancelled"));
+        return Ok(0);
     }
     let (text, space) = prune(cx, &query).await?;
     crate::output::write(text.as_bytes())?;

@@ -2,7 +2,6 @@
 
 use naru_api::client::PullOptions;
 use naru_api::models::ProgressMessage;
-use naru_types::ImageRef;
 
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
@@ -38,7 +37,7 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
-    let given = ImageRef::parse(&options.args[0])?;
+    let given = crate::parse::reference(&options.args[0]).map_err(Failure::message)?;
     if options.all_tags && (given.tag.is_some() || given.digest.is_some()) {
         return Err(Failure::message("tag can't be used with --all-tags/-a"));
     }

@@ -14,7 +14,7 @@ use crate::template::Value;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Filter (is-official=, stars=)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// A Go template
     #[arg(long, value_name = "string")]

@@ -1,7 +1,5 @@
 //! `tag`
 
-use naru_types::ImageRef;
-
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
 use crate::cli::verb::{Arguments, Names, Verb, verb};
@@ -17,7 +15,7 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Names) -> Result<i32> {
-    let target = ImageRef::parse(&options.args[1]).map_err(|error| {
+    let target = crate::parse::reference(&options.args[1]).map_err(|error| {
         Failure::message(format!("Error parsing reference: {:?} is not a valid repository/tag: {error}", options.args[1]))
     })?;
     if target.digest.is_some() {

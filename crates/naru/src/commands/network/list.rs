@@ -11,7 +11,7 @@ use crate::output::units::short_id;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Filter (driver=, name=, label=, type=, ...)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]

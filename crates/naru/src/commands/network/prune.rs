@@ -3,7 +3,7 @@
 use naru_api::Query;
 
 use crate::cli::context::Cx;
-use crate::cli::error::{Failure, Result};
+use crate::cli::error::Result;
 use crate::cli::verb::{Arguments, Verb, verb};
 use crate::commands::container::prune::{query, section};
 use crate::stream::terminal::confirm;
@@ -11,7 +11,7 @@ use crate::stream::terminal::confirm;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Filter (until=<moment>, label=<key>[=<value>])
-    #[arg(long, value_name = "filter")]
+    #[arg(long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
@@ -26,7 +26,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let query = query(cx, &options.filter)?;
     let question = "WARNING! This will remove all custom networks not used by at least one container.\nAre you sure you want to continue?";
     if !options.force && !confirm(question)? {
-        return Err(Failure::message("network prune has been cancelled"));
+        return Ok(0);
     }
     let text = prune(cx, &query).await?;
     crate::output::write(text.as_bytes())?;

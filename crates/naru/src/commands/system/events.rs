@@ -12,7 +12,7 @@ use crate::template::{Missing, Scope, Template, Value, no_methods};
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Filter (container=, event=, image=, label=, type=, ...)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// 'json', or a Go template
     #[arg(long, value_name = "string")]
@@ -59,7 +59,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
             None => plain(&event),
             Some(template) => {
                 let data: Value = serde_json::from_slice(&raw).map_err(|error| Failure::message(error.to_string()))?;
-                let scope = Scope { data: &data, methods: &no_methods, missing: Missing::MapError };
+                let scope = Scope { data: &data, methods: &no_methods, missing: Missing::MapError, titles: false };
                 template.execute(&scope).map_err(|error| Failure::message(error.to_string()))?
             }
         };

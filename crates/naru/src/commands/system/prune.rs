@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(short = 'a', long)]
     all: bool,
     /// Filter (label=<key>[=<value>], until=<moment>)
-    #[arg(long, value_name = "filter")]
+    #[arg(long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
@@ -35,7 +35,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     }
     let query = container::prune::query(cx, &options.filter)?;
     if !options.force && !confirm(&question(&options))? {
-        return Err(Failure::message("system prune has been cancelled"));
+        return Ok(0);
     }
     let mut space = 0.0;
     let mut add = |text: String, won: f64| {

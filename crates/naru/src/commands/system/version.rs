@@ -28,7 +28,7 @@ pub const VERB: Verb = verb!(
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     let client = cx.client();
-    let server = match &client {
+    let mut server = match &client {
         Ok(client) => client.server_version().await.map_err(Failure::from),
         Err(failure) => Err(Failure::message(failure.text())),
     };
@@ -39,6 +39,13 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let api_text =
         if api == naru_api::ApiVersion::MAX { api.to_string() } else { format!("{api} (downgraded from {})", naru_api::ApiVersion::MAX) };
     let context = cx.context_name();
+    if let Ok(server) = &mut server {
+        for component in &mut server.components {
+            if let Some(built) = component.details.as_mut().and_then(|details| details.get_mut("BuildTime")) {
+                *built = readable(built);
+            }
+        }
+    }
     let text = match options.format.as_deref().filter(|format| !format.is_empty()) {
         Some(format) => {
             let map = |entries: Vec<(&str, Value)>| Value::Map(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
@@ -89,15 +96,11 @@ fn server_text(server: &SystemVersion) -> String {
         let details = component.details.clone().unwrap_or_default();
         let detail = |key: &str| details.get(key).cloned().unwrap_or_default();
         if component.name == "Engine" {
-            let built = match detail("BuildTime").parse::<jiff::Timestamp>() {
-                Ok(moment) => moment.to_zoned(jiff::tz::TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string(),
-                Err(_) => detail("BuildTime"),
-            };
             let rows = [
                 ("API version:", format!("{} (minimum version {})", detail("ApiVersion"), detail("MinAPIVersion"))),
                 ("Go version:", detail("GoVersion")),
                 ("Git commit:", detail("GitCommit")),
-                ("Built:", built),
+                ("Built:", detail("BuildTime")),
                 ("OS/Arch:", format!("{}/{}", detail("Os"), detail("Arch"))),
                 ("Experimental:", detail("Experimental")),
             ];
@@ -111,4 +114,12 @@ fn server_text(server: &SystemVersion) -> String {
         }
     }
     out
+}
+
+/// A build's moment for people; what is no moment stays.
+fn readable(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(moment) => moment.to_zoned(jiff::tz::TimeZone::UTC).strftime("%a %b %e %H:%M:%S %Y").to_string(),
+        Err(_) => text.to_owned(),
+    }
 }

@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(long, hide = true)]
     cluster: bool,
     /// Filter (dangling=true, name=, driver=, label=)
-    #[arg(short = 'f', long, value_name = "filter")]
+    #[arg(short = 'f', long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// 'table', 'table TEMPLATE', 'json', or a Go template
     #[arg(long, value_name = "string")]

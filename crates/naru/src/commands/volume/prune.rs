@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(short = 'a', long)]
     all: bool,
     /// Filter (label=<key>[=<value>])
-    #[arg(long, value_name = "filter")]
+    #[arg(long, value_name = "filter", value_parser = crate::commands::filter)]
     filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
@@ -40,7 +40,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         "WARNING! This will remove anonymous local volumes not used by at least one container.\nAre you sure you want to continue?"
     };
     if !options.force && !confirm(question)? {
-        return Err(Failure::message("volume prune has been cancelled"));
+        return Ok(0);
     }
     let mut query = Query::new();
     if !filters.is_empty() {
