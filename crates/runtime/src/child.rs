@@ -289,7 +289,7 @@ impl Child<'_> {
         rustix::fs::fchown(&slave, Some(Uid::from_raw(self.plan.process.uid)), None).or_else(tolerated).map_err(what())?;
         // By descriptor: the container's /dev/pts/<n> could be anything (CVE-2025-52565).
         let clone = clone_of(slave.as_fd(), false).map_err(what())?;
-        let console = create_file(root, Path::new("/dev/console")).map_err(what())?;
+        let console = console_file(root).map_err(what())?;
         attach(clone.as_fd(), console.as_fd()).map_err(what())?;
         Ok((master, slave))
     }
@@ -362,6 +362,21 @@ impl Child<'_> {
     }
 }
 
+/// The file that the terminal is put on: made here, or the image's own, but never the end of a link.
+fn console_file(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let (directory, name) = parent(root, Path::new("/dev/console"))?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&directory, name, flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let file = rustix::fs::openat(&directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+        FileType::RegularFile | FileType::CharacterDevice => Ok(file),
+        _ => Err(Errno::LOOP),
+    }
+}
+
 fn duplicate(fd: &OwnedFd) -> Step<OwnedFd> {
     duplicate_errno(fd).map_err(failed("duplicate a descriptor"))
 }
@@ -413,6 +428,11 @@ fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) ->
         What::Tree { tree, directory } => {
             let target =
                 if *directory { create_dir_all(root, &planned.destination, mode) } else { create_file(root, &planned.destination) }?;
+            let status = rustix::fs::fstat(&target)?;
+            if *directory != (FileType::from_raw_mode(status.st_mode) == FileType::Directory) {
+                // The kernel would say EINVAL, which explains nothing.
+                return Err(Errno::NOTDIR.into());
+            }
             attach(tree.as_fd(), target.as_fd())?;
         }
         What::FileSystem { kind } => {

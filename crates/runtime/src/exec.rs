@@ -1,11 +1,10 @@
-//! Another process in a running container: cloned by a parent that has set its children's pid namespace, it enters the
-//! container by its own system calls and then does what the first process did last.
+//! Another process in a running container: cloned into its pid namespace and cgroup, it enters the container by its own system calls and then does what the first process did last.
 
 use crate::cgroup::{Cgroup, Entry};
 use crate::child::{self, Stdio, Streams};
 use crate::error::{Error, StartFailure, ignore};
 use crate::handshake::{self, ChildEnd, ParentEnd};
-use crate::launch::enter;
+use crate::launch::{ChildrenIn, enter};
 use crate::plan::ProcessPlan;
 use naru_sys::process::{self, Clone3, SingleThread};
 use rustix::fs::{Mode, OFlags};
@@ -22,11 +21,15 @@ pub(crate) fn clone_exec(
 ) -> Result<(ParentEnd, i32, OwnedFd), StartFailure> {
     let entry = cgroup.entry()?;
     let (parent, mut channel) = handshake::pair().map_err(|errno| Error::System { action: "make a socket pair", errno })?;
+    let children = ChildrenIn::enter(container)?;
     let cloned = threads
         .clone3(0, entry.unified.as_ref().map(AsFd::as_fd))
         .map_err(|errno| Error::System { action: "clone the exec's process", errno })?;
     match cloned {
-        Clone3::Parent { pid, pidfd } => Ok((parent, pid, pidfd)),
+        Clone3::Parent { pid, pidfd } => {
+            drop(children);
+            Ok((parent, pid, pidfd))
+        }
         Clone3::Child => {
             drop(parent);
             let failure = enter_and_run(threads, &mut plan, stdio, &entry, container, namespaces, &mut channel);

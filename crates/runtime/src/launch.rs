@@ -7,6 +7,7 @@ use crate::hooks;
 use crate::plan::Plan;
 use crate::spec::{Hooks, Spec};
 use naru_sys::process::{self, Clone3, SingleThread};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -29,6 +30,33 @@ fn other(action: &'static str) -> impl FnOnce(Errno) -> StartFailure {
     move |errno| Error::System { action, errno }.into()
 }
 
+/// While this lives, children of this process are born in another pid namespace. It must not be left on: hooks and
+/// compressors are children too.
+pub(crate) struct ChildrenIn(Option<OwnedFd>);
+
+impl ChildrenIn {
+    /// `namespace` is a pid namespace or a pidfd of a process in it.
+    pub(crate) fn enter(namespace: BorrowedFd<'_>) -> Result<ChildrenIn, StartFailure> {
+        let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(other("open the pid namespace"))?;
+        process::setns(namespace, libc::CLONE_NEWPID as u64).map_err(other("join the pid namespace"))?;
+        Ok(ChildrenIn(Some(own)))
+    }
+
+    fn nothing() -> ChildrenIn {
+        ChildrenIn(None)
+    }
+}
+
+impl Drop for ChildrenIn {
+    fn drop(&mut self) {
+        if let Some(own) = &self.0 {
+            // The kernel always allows the way back to one's own.
+            ignore(process::setns(own.as_fd(), libc::CLONE_NEWPID as u64));
+        }
+    }
+}
+
 /// Starts the container. On failure nothing of it is left but its cgroup.
 pub(crate) fn launch(
     threads: SingleThread,
@@ -36,9 +64,7 @@ pub(crate) fn launch(
     stdio: Option<Stdio>,
     context: &HookContext<'_>,
 ) -> Result<Launched, StartFailure> {
-    if let Some(namespace) = &plan.join_pid {
-        process::setns(namespace.as_fd(), libc::CLONE_NEWPID as u64).map_err(other("join the pid namespace"))?;
-    }
+    let children = plan.join_pid.as_ref().map_or_else(|| Ok(ChildrenIn::nothing()), |namespace| ChildrenIn::enter(namespace.as_fd()))?;
     if let Some(offsets) = &plan.new_time_namespace {
         process::unshare(threads, libc::CLONE_NEWTIME as u64).map_err(other("make a time namespace"))?;
         if !offsets.is_empty() {
@@ -60,7 +86,7 @@ pub(crate) fn launch(
             process::exit_now(1)
         }
         Clone3::Parent { pid, pidfd } => {
-            drop((channel, stdio));
+            drop((children, channel, stdio));
             let maps = plan.id_maps.take();
             let oom_score_adj = plan.process.oom_score_adj;
             // The rest of the plan is the child's; letting go of it releases mounts and descriptors.

@@ -673,10 +673,12 @@ impl Monitor {
             Ended::Exited(code) => (code, None),
             Ended::Killed(signal) => (128 + signal, Some(signal)),
         };
-        let mut oom_killed = false;
+        let (mut oom_killed, mut oom_untold) = (false, false);
         match &self.backend {
             Backend::Native { cgroup, poststop, poststop_state, .. } => {
-                oom_killed = cgroup.oom_kills() > 0;
+                let kills = cgroup.oom_kills();
+                oom_killed = kills > 0;
+                oom_untold = self.oom.as_ref().is_some_and(|watch| kills > watch.seen);
                 // Processes that left the pid namespace's reach (joined from outside) go too.
                 if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
                     drop(cgroup.kill());
@@ -685,6 +687,9 @@ impl Monitor {
                 drop(hooks::run("poststop", poststop, poststop_state));
             }
             Backend::External(handle) => handle.delete(),
+        }
+        if oom_untold {
+            self.broadcast(&Event::OomKill);
         }
         let record = ExitRecord { code, signal, oom_killed, finished_at: time::now() };
         // Without room for the record the event still tells.

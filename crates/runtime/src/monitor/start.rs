@@ -183,8 +183,6 @@ fn native(threads: SingleThread, start: &mut Start, program: Program, descriptor
     let shared_pid_namespace = plan.shared_pid_namespace;
     let context = HookContext { id: start.id.as_str(), bundle: &bundle, spec: &start.spec };
     let launched = launch(threads, plan, stdio, &context)?;
-    // Children of this process are born in the container's pid namespace from now on: an exec is one clone.
-    process::setns(launched.pidfd.as_fd(), libc::CLONE_NEWPID as u64).ok();
     let ends = match (&launched.terminal, ends) {
         (Some(terminal), _) => streams::terminal_ends(terminal, true)?,
         (None, Some(ends)) => ends,

@@ -54,7 +54,6 @@ pub(super) fn exec(context: &Context, args: &[OsString]) -> Result<i32> {
     let mut plan = ProcessPlan::new(&described, filter, described.terminal)?;
     plan.preserved_fds = arguments.number("preserve-fds")?.unwrap_or(0);
     let pidfd = container.pidfd().ok_or_else(|| Error::Conflict("cannot exec in a stopped container".into()))?;
-    process::setns(pidfd.as_fd(), libc::CLONE_NEWPID as u64).map_err(Error::system("join the pid namespace"))?;
     let stdio = if described.terminal { None } else { Some(own_streams()?) };
     let cgroup = container.cgroup()?;
     let namespaces = container.stored.namespaces;
