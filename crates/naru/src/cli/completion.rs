@@ -85,7 +85,7 @@ pub fn complete(cx: Cx, words: &[String]) -> Result<()> {
         }
         (None, []) => {
             out.extend(verbs().flat_map(|verb| {
-                verb.names.iter().filter(|name| !name.contains(' ')).map(|name| ((*name).to_owned(), verb.about.to_owned()))
+                verb.names.iter().filter(|name| !name.contains(' ')).map(|name| ((*name).to_owned(), verb.title().to_owned()))
             }));
             out.extend(GROUPS.iter().map(|group| (group.name.to_owned(), group.about.to_owned())));
             out.extend(crate::plugin::list(cx).into_iter().map(|plugin| (plugin.name, plugin.about)));
@@ -93,7 +93,10 @@ pub fn complete(cx: Cx, words: &[String]) -> Result<()> {
         (None, [group]) => {
             let prefix = format!("{group} ");
             out.extend(verbs().flat_map(|verb| {
-                verb.names.iter().filter_map(|name| name.strip_prefix(prefix.as_str())).map(|name| (name.to_owned(), verb.about.to_owned()))
+                verb.names
+                    .iter()
+                    .filter_map(|name| name.strip_prefix(prefix.as_str()))
+                    .map(|name| (name.to_owned(), verb.title().to_owned()))
             }));
         }
         _ => {}

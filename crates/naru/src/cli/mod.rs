@@ -221,7 +221,7 @@ fn run_group(cx: Cx, group: &Group, rest: &[String]) -> Result<i32> {
 fn group_help(cx: Cx, group: &Group) -> String {
     let prefix = format!("{} ", group.name);
     let mut rows: Vec<(String, String)> = registry::verbs()
-        .filter_map(|verb| verb.names[0].strip_prefix(prefix.as_str()).map(|name| (name.to_owned(), verb.about.to_owned())))
+        .filter_map(|verb| verb.names[0].strip_prefix(prefix.as_str()).map(|name| (name.to_owned(), verb.title().to_owned())))
         .collect();
     rows.sort();
     format!(
@@ -236,7 +236,7 @@ fn group_help(cx: Cx, group: &Group) -> String {
 fn top_help(cx: Cx) -> Result<()> {
     let program = &cx.program;
     let common = registry::COMMON;
-    let row = |verb: &Verb, name: &str| (name.to_owned(), verb.about.to_owned());
+    let row = |verb: &Verb, name: &str| (name.to_owned(), verb.title().to_owned());
     let plain = |verb: &'static Verb| verb.names.iter().copied().find(|name| !name.contains(' '));
     let first: Vec<_> =
         common.iter().filter_map(|name| Some(row(registry::verbs().find(|verb| verb.names.contains(name))?, name))).collect();

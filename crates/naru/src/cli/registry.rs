@@ -15,7 +15,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "context", about: "Manage contexts" },
     Group { name: "image", about: "Manage images" },
     Group { name: "network", about: "Manage networks" },
-    Group { name: "system", about: "Manage Docker" },
+    Group { name: "system", about: "Manage the engine" },
     Group { name: "volume", about: "Manage volumes" },
 ];
 

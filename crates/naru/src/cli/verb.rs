@@ -63,6 +63,13 @@ pub struct Names {
     pub args: Vec<String>,
 }
 
+impl Verb {
+    /// The first line of the description.
+    pub fn title(&self) -> &'static str {
+        self.about.lines().next().unwrap_or_default()
+    }
+}
+
 impl Arguments {
     /// Checks a number of arguments; the error is Docker's sentence.
     pub fn check(self, command: &str, given: usize) -> std::result::Result<(), String> {

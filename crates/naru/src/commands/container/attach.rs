@@ -64,6 +64,9 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         return i32::try_from(state.exit_code).map_err(|_| Failure::message("the exit status is out of range"));
     }
     if tty && terminal::stdout_is_terminal() {
+        // A change of size makes programs draw their screen again; the right size follows.
+        let (rows, columns) = terminal::size();
+        let _unimportant = client.container_resize(&id, rows.saturating_add(1), columns.saturating_add(1)).await;
         super::resize::follow(cx, super::resize::Target::Container(id.clone()));
     }
     let raw = if tty && stdin { terminal::Raw::enter() } else { None };
