@@ -443,9 +443,6 @@ impl Actor {
     }
 
     async fn on_end(&mut self, code: i32, oom_killed: bool, at: Timestamp) {
-        if let Err(error) = monitor::ask(&self.directory, &Request::Shutdown).await {
-            tracing::debug!(container = %self.view.id.short(), error = crate::chain(&error), "monitor left before it was told to");
-        }
         self.watch = None;
         self.kill_at = None;
         if let Some(task) = self.health_task.take() {

@@ -37,8 +37,8 @@ pub struct Run {
     pub endpoint: Option<Endpoint>,
     /// cgroup of the container.
     pub cgroup: String,
-    /// A root file system mounted by path for another OCI runtime.
-    pub mounted_root: Option<PathBuf>,
+    /// What is mounted by path on the host for it: the root file system for another OCI runtime, shared memory.
+    pub mounts: Vec<PathBuf>,
 }
 
 /// A started container.
@@ -54,14 +54,14 @@ struct Undo<'a> {
     engine: &'a Inner,
     id: &'a ContainerId,
     endpoint: Option<Endpoint>,
-    mounted_root: Option<PathBuf>,
+    mounts: Vec<PathBuf>,
     armed: bool,
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let run = Run { endpoint: self.endpoint.take(), cgroup: String::new(), mounted_root: self.mounted_root.take() };
+            let run = Run { endpoint: self.endpoint.take(), cgroup: String::new(), mounts: std::mem::take(&mut self.mounts) };
             release_blocking(self.engine, self.id, &run);
         }
     }
@@ -121,10 +121,15 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             _ => {}
         }
     }
-    let mut undo = Undo { engine, id, endpoint: None, mounted_root: None, armed: true };
+    let mut undo = Undo { engine, id, endpoint: None, mounts: vec![], armed: true };
     let root = engine.store.mount(id)?;
     let hostname = hostname(view);
     let mut join = namespaces_to_join(engine, spec)?;
+    if spec.namespaces.ipc == IpcMode::Shareable {
+        let shared = shared_memory(&directory, spec.shm_size)?;
+        undo.mounts.push(shared.clone());
+        join.insert("shm", shared);
+    }
     let sources = mount_sources(engine, spec, root.as_fd(), false)?;
     rootfs::make_dirs(root.as_fd(), &spec.process.cwd)?;
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
@@ -162,7 +167,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         Some(external) => {
             let bundle = directory.join("bundle");
             let path = mount_root(root, &bundle)?;
-            undo.mounted_root = Some(path.clone());
+            undo.mounts.push(path.clone());
             oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly: spec.security.readonly_root });
             let RuntimeConfig { program, args } = external.clone();
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
@@ -183,7 +188,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         runtime: kind,
     })?;
     undo.armed = false;
-    Ok((control, Run { endpoint: undo.endpoint.take(), cgroup, mounted_root: undo.mounted_root.take() }))
+    Ok((control, Run { endpoint: undo.endpoint.take(), cgroup, mounts: std::mem::take(&mut undo.mounts) }))
 }
 
 /// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, else the short id.
@@ -222,7 +227,7 @@ fn namespaces_to_join(engine: &Inner, spec: &ContainerSpec) -> Result<BTreeMap<&
         }
         let (_, pid) = running_pid(engine, reference, "IPC")?;
         join.insert("ipc", PathBuf::from(format!("/proc/{pid}/ns/ipc")));
-        join.insert("shm", PathBuf::from(format!("/proc/{pid}/root/dev/shm")));
+        join.insert("shm", engine.run_directory(&other.id).join(SHARED_MEMORY));
     }
     Ok(join)
 }
@@ -355,6 +360,20 @@ fn mount_root(root: OwnedFd, bundle: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Name of the directory below a run directory where shared memory is mounted.
+const SHARED_MEMORY: &str = "shm";
+
+/// Mounts memory on the host that the container and those that join its IPC namespace bind as /dev/shm.
+fn shared_memory(directory: &Path, size: u64) -> Result<PathBuf> {
+    use rustix::mount::{MountFlags, mount};
+    let path = directory.join(SHARED_MEMORY);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(EngineError::io("make", &path))?;
+    let options = std::ffi::CString::new(format!("mode=1777,size={size}")).map_err(|error| EngineError::invalid(error.to_string()))?;
+    mount("shm", &path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, options.as_c_str())
+        .map_err(|errno| EngineError::io("mount shared memory at", &path)(errno.into()))?;
+    Ok(path)
+}
+
 /// Frees what a run held outside its processes.
 pub(crate) async fn release(engine: &Arc<Inner>, id: &ContainerId, run: &Run) {
     let (engine, id, run) = (Arc::clone(engine), id.clone(), run.clone());
@@ -367,10 +386,10 @@ pub(crate) fn release_blocking(engine: &Inner, id: &ContainerId, run: &Run) {
     if let Some(endpoint) = &run.endpoint {
         engine.network.detach(id, endpoint);
     }
-    if let Some(root) = &run.mounted_root
-        && let Err(errno) = rustix::mount::unmount(root, rustix::mount::UnmountFlags::DETACH)
-    {
-        tracing::warn!(container = %id.short(), path = %root.display(), %errno, "cannot unmount");
+    for path in &run.mounts {
+        if let Err(errno) = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH) {
+            tracing::warn!(container = %id.short(), path = %path.display(), %errno, "cannot unmount");
+        }
     }
 }
 

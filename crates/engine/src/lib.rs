@@ -170,7 +170,8 @@ impl Engine {
     /// Gives a container another name.
     pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
         let name = name.strip_prefix('/').unwrap_or(name);
-        let name = name.parse::<Name>().map_err(|_| EngineError::invalid(format!("Error when allocating new name: {}", invalid_name(name))))?;
+        let name =
+            name.parse::<Name>().map_err(|_| EngineError::invalid(format!("Error when allocating new name: {}", invalid_name(name))))?;
         self.find(reference)?.rename(name).await
     }
 

@@ -77,7 +77,9 @@ pub fn subscribe(mut stream: UnixStream) -> mpsc::UnboundedReceiver<Event> {
         loop {
             match read::<Event>(&mut stream).await {
                 Ok(Some(event)) => {
-                    if sender.send(event).is_err() {
+                    // After the end nothing comes; closing the connection lets the monitor go.
+                    let last = matches!(event, Event::Exited(_));
+                    if sender.send(event).is_err() || last {
                         return;
                     }
                 }

@@ -138,14 +138,17 @@ fn base_mounts(spec: &ContainerSpec, facts: &Facts) -> Vec<Mount> {
     match &spec.namespaces.ipc {
         // The host's own queues and memory.
         IpcMode::Host => {
-            mounts.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rprivate"]));
+            // In the host's namespace this shows the host's queues, also where the host has not mounted them.
+            mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
             mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]));
         }
         IpcMode::Container(_) => {
             mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
         }
         IpcMode::None => mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
-        IpcMode::Private | IpcMode::Shareable => {
+        // Memory that others may join is mounted by the engine, see `launch::shared_memory`.
+        IpcMode::Shareable => mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])),
+        IpcMode::Private => {
             mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
             let size = format!("size={}", spec.shm_size);
             mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));

@@ -75,7 +75,11 @@ fn read(row: &ContainerRow) -> Option<View> {
         let created = Timestamp::from_nanosecond(i128::from(row.created))?;
         Ok(View { id, created, name, spec: Arc::new(spec), state, health, run: run.map(Arc::new), removed: false })
     })();
-    parsed.inspect_err(|error| tracing::error!(container = row.id, error = error.to_string(), "cannot read the container's record; it is left as it is")).ok()
+    parsed
+        .inspect_err(|error| {
+            tracing::error!(container = row.id, error = error.to_string(), "cannot read the container's record; it is left as it is")
+        })
+        .ok()
 }
 
 /// Finds out what became of a container since the former daemon.
@@ -91,7 +95,7 @@ async fn take_up(engine: &Arc<Inner>, mut view: View) -> (View, Option<UnixStrea
             apply(&mut view, Input::Started { pid, at });
         }
         if view.run.is_none() {
-            view.run = Some(Arc::new(Run { endpoint: None, cgroup: default_cgroup(engine, &view), mounted_root: None }));
+            view.run = Some(Arc::new(Run { endpoint: None, cgroup: default_cgroup(engine, &view), mounts: vec![] }));
         }
         return (view, Some(watch));
     }

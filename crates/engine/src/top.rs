@@ -128,7 +128,9 @@ fn columns(args: &str) -> Result<Vec<(Column, String)>> {
             }
             "-A" | "-a" | "a" | "x" | "ax" => named(&[C::Pid, C::Tty, C::CpuTime, C::Command]),
             other => {
-                return Err(EngineError::invalid(format!("top: ps arguments {other:?} are not supported; use -ef, aux or -o with columns")));
+                return Err(EngineError::invalid(format!(
+                    "top: ps arguments {other:?} are not supported; use -ef, aux or -o with columns"
+                )));
             }
         };
     }

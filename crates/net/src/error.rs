@@ -26,7 +26,7 @@ pub enum Error {
         object: String,
     },
     /// The host port is taken by another container of this engine.
-    #[error("Bind for {address} failed: port is already allocated")]
+    #[error("Bind for {address} failed: port is already allocated by {owner}")]
     PortAllocated {
         /// What was asked for.
         address: SocketAddr,

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(ports.owner(Protocol::Tcp, address).as_deref(), Some("one"));
         let again = |ports: &Ports| ports.reserve(Protocol::Tcp, &[LOOPBACK], (address.port(), address.port()), "two");
         let error = again(&ports).unwrap_err();
-        assert_eq!(error.to_string(), format!("Bind for {address} failed: port is already allocated"));
+        assert_eq!(error.to_string(), format!("Bind for {address} failed: port is already allocated by one"));
         assert!(matches!(error, Error::PortAllocated { owner, .. } if owner == "one"));
         // All addresses include this one.
         let everywhere = ports.reserve(Protocol::Tcp, &["0.0.0.0".parse().unwrap()], (address.port(), address.port()), "two");

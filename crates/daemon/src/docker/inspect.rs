@@ -27,6 +27,7 @@ pub async fn container(call: &Call, id: &str) -> Result<Response> {
 fn inspect(app: &App, view: &View) -> models::ContainerInspect {
     let spec = &view.spec;
     let Front { mut config, host } = serde_json::from_value(spec.front.clone()).unwrap_or_default();
+    config.volumes = config.volumes.filter(|volumes| !volumes.is_empty());
     if config.hostname.is_empty() {
         config.hostname = view.id.short().to_owned();
     }
@@ -123,11 +124,14 @@ pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
                 name: name.clone(),
                 source: app.engine.volumes().mountpoint(name).to_string_lossy().into_owned(),
                 driver: "local".into(),
-                mode: mode.into(),
+                mode: if mount.read_only { "ro".into() } else { "z".into() },
                 ..base
             },
             MountSource::Tmpfs { .. } => models::MountPoint { r#type: "tmpfs".into(), mode: mode.into(), ..base },
         }
     };
-    view.spec.mounts.iter().map(one).collect()
+    // Docker shows a tmpfs of `--mount` here, one of `--tmpfs` in HostConfig only.
+    let by_flag = |target: &str| view.spec.front.pointer("/host/Tmpfs").is_some_and(|tmpfs| tmpfs.get(target).is_some());
+    let shown = |mount: &&naru_engine::spec::MountSpec| !(matches!(mount.source, MountSource::Tmpfs { .. }) && by_flag(&mount.target));
+    view.spec.mounts.iter().filter(shown).map(one).collect()
 }

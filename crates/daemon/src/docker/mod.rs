@@ -237,7 +237,10 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["volumes", name] if delete => volumes::remove(&call, name).await?,
 
         ["networks"] | ["networks", ""] if get => networks::list(&call)?,
-        ["networks", "create" | "prune"] if post => {
+        // There are no networks of users, so that none is unused; likewise there is no build cache.
+        ["networks", "prune"] if post => body::ok(&naru_api::models::NetworksPruneReport::default()),
+        ["build", "prune"] if post => body::ok(&naru_api::models::BuildPruneReport::default()),
+        ["networks", "create"] if post => {
             return Err(ApiError::unsupported(
                 "user-defined networks are not built into this version; bridge, host, none and container:NAME are",
             ));
@@ -256,6 +259,13 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         }
         ["plugins"] if get => body::ok::<[(); 0]>(&[]),
         ["plugins", ..] => return Err(ApiError::unsupported("managed plugins are not built into this version")),
+        ["containers", id, "attach", "ws"] if get => {
+            call.app.engine.find(id)?;
+            return Err(ApiError::unsupported("attaching by WebSocket is not built into this version; use POST /containers/{id}/attach"));
+        }
+        ["distribution", ..] if get => return Err(ApiError::unsupported("asking registries about images is not built into this version")),
+        ["volumes", _] if put => return Err(ApiError::unsupported("cluster volumes are not built into this version")),
+        ["containers", _, "checkpoints", ..] => return Err(ApiError::unsupported("checkpoints are not built into this version")),
         ["build", ..] | ["session"] | ["grpc"] if post => {
             return Err(ApiError::unsupported("building images is not built into this version"));
         }

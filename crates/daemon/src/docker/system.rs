@@ -15,6 +15,9 @@ use std::sync::Arc;
 pub fn ping(_call: &Call, head: bool) -> Response {
     let mut response = body::text(StatusCode::OK, if head { "" } else { "OK" });
     let headers = response.headers_mut();
+    if head {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     headers.insert("Builder-Version", HeaderValue::from_static("1"));
     headers.insert("Swarm", HeaderValue::from_static("inactive"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));

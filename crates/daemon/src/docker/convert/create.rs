@@ -212,6 +212,11 @@ fn fill_defaults(app: &App, host: &mut HostConfig) {
         host.masked_paths = host.masked_paths.take().or_else(|| Some(naru_runtime::defaults::masked_paths()));
         host.readonly_paths = host.readonly_paths.take().or_else(|| list(naru_runtime::defaults::READONLY_PATHS));
     }
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory.saturating_mul(2);
+    }
+    host.memory_swappiness = host.memory_swappiness.filter(|value| *value != -1);
+    host.pids_limit = host.pids_limit.filter(|limit| *limit != 0);
     if host.init.is_none() && app.config.init {
         host.init = Some(true);
     }

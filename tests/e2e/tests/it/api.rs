@@ -1,0 +1,148 @@
+//! The wire: versions, headers, bad bodies, bad names; what clients rely on beyond the verbs.
+
+use naru_e2e::{BOX, name, shared};
+
+#[test]
+fn ping_tells_versions_with_and_without_prefix() {
+    let daemon = shared();
+    for path in ["/_ping", "/v1.43/_ping"] {
+        let answer = daemon.http(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).to_lowercase();
+        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("\r\n\r\nok"), "{answer}");
+        for header in ["api-version: 1.51", "ostype: linux", "docker-experimental: false", "swarm: inactive", "pragma: no-cache"] {
+            assert!(answer.contains(header), "{header}: {answer}");
+        }
+    }
+    let head = daemon.http("HEAD /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(head.to_lowercase().contains("content-length: 0"), "{head}");
+}
+
+#[test]
+fn versions_out_of_range_are_refused_with_the_known_words() {
+    let daemon = shared();
+    let (status, text) = daemon.api("GET", "/v1.23/info", None);
+    assert!(status == 400 && text.contains("client version 1.23 is too old. Minimum supported API version is"), "{status} {text}");
+    let (status, text) = daemon.api("GET", "/v1.99/info", None);
+    assert!(status == 400 && text.contains("client version 1.99 is too new. Maximum supported API version is 1.51"), "{status} {text}");
+}
+
+#[test]
+fn unknown_paths_methods_and_ids() {
+    let daemon = shared();
+    for (method, path, status, text) in [
+        ("GET", "/nosuch", 404, "page not found"),
+        ("PUT", "/containers/json", 404, "page not found"),
+        ("GET", "/containers/nosuch/json", 404, "No such container: nosuch"),
+        ("GET", "/images/nosuch/json", 404, "No such image: nosuch"),
+        ("GET", "/volumes/nosuch", 404, "get nosuch: no such volume"),
+        ("GET", "/networks/nosuch", 404, "network nosuch not found"),
+        ("GET", "/exec/nosuch/json", 404, "No such exec instance: nosuch"),
+        ("DELETE", "/networks/bridge", 403, "pre-defined network"),
+        ("GET", "/containers/..%2f..%2fetc/json", 404, "No such container"),
+        ("GET", "/containers/%00/json", 404, "No such container"),
+        ("GET", "/containers/%zz/json", 400, "percent"),
+        ("GET", "/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D", 400, "invalid filter 'nosuch'"),
+        ("GET", "/containers/json?filters=nonsense", 400, "invalid filter"),
+        ("GET", "/containers/json?limit=abc", 400, "limit"),
+        ("GET", "/events?since=zz", 400, "since"),
+        ("POST", "/containers/nosuch/wait?condition=sometimes", 404, "No such container"),
+        ("POST", "/swarm/leave", 503, "swarm"),
+    ] {
+        let (got, body) = daemon.api(method, path, None);
+        assert!(got == status && body.contains(text), "{method} {path}: {got} {body}");
+    }
+}
+
+#[test]
+fn bodies_are_read_as_go_reads_them() {
+    let daemon = shared();
+    let create = |body: &str| daemon.api("POST", "/containers/create", Some(body));
+    let (status, text) = create(&format!(r#"{{"iMaGe":"{BOX}","CMD":["true"],"unknown":1,"Labels":null,"HostConfig":null}}"#));
+    assert_eq!(status, 201, "{text}");
+    let id = text.split('"').nth(3).unwrap();
+    assert_eq!(daemon.api("DELETE", &format!("/containers/{id}"), None).0, 204);
+    for (body, words) in [("{", "EOF"), ("[]", ""), ("{} trailing", "after"), (r#"{"Image":5}"#, ""), ("{}", "no image")] {
+        let (status, text) = create(body);
+        assert!(status == 400 && text.contains(words), "{body}: {status} {text}");
+    }
+    let answer = daemon.http("POST /containers/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("Content-Type"), "{answer}");
+}
+
+#[test]
+fn junk_in_create_requests_is_a_400() {
+    let daemon = shared();
+    let long = "x".repeat(300);
+    for config in [
+        r#""Hostname":"a\nb""#,
+        r#""Env":["A=\u0000"]"#,
+        r#""WorkingDir":"relative""#,
+        r#""StopSignal":"SIGNOSUCH""#,
+        r#""ExposedPorts":{"99999/tcp":{}}"#,
+        r#""MacAddress":"zz""#,
+        r#""Healthcheck":{"Test":["CMD","true"],"Interval":5}"#,
+        r#""HostConfig":{"Ulimits":[{"Name":"nosuch","Soft":1,"Hard":1}]}"#,
+        r#""HostConfig":{"Ulimits":[{"Name":"nofile","Soft":9,"Hard":1}]}"#,
+        r#""HostConfig":{"Sysctls":{"kernel.core_pattern":"x"}}"#,
+        r#""HostConfig":{"Sysctls":{"net/../kernel/core_pattern":"x"}}"#,
+        r#""HostConfig":{"CgroupParent":"/../../x"}"#,
+        r#""HostConfig":{"Binds":["a:b:c:d:e"]}"#,
+        r#""HostConfig":{"Binds":["/tmp:/proc"]}"#,
+        r#""HostConfig":{"SecurityOpt":["nosuch"]}"#,
+        r#""HostConfig":{"CapAdd":["NOSUCH"]}"#,
+        r#""HostConfig":{"LogConfig":{"Type":"../x"}}"#,
+        r#""HostConfig":{"LogConfig":{"Type":"json-file","Config":{"nosuch":"1"}}}"#,
+        r#""HostConfig":{"RestartPolicy":{"Name":"sometimes"}}"#,
+        r#""HostConfig":{"Memory":1024}"#,
+        r#""HostConfig":{"CpusetCpus":"0-9999"}"#,
+        r#""HostConfig":{"Devices":[{"PathOnHost":"/dev/null","CgroupPermissions":"zz"}]}"#,
+        r#""HostConfig":{"PortBindings":{"80/tcp":[{"HostPort":"zz"}]}}"#,
+        r#""HostConfig":{"IpcMode":"nosuch"}"#,
+        r#""HostConfig":{"Dns":["nosuch"]}"#,
+        r#""HostConfig":{"OomScoreAdj":5000}"#,
+    ] {
+        let body = format!(r#"{{"Image":"{BOX}","Cmd":["true"],{config}}}"#);
+        let (status, text) = daemon.api("POST", "/containers/create", Some(&body));
+        assert_eq!(status, 400, "{config}: {text}");
+        assert!(text.contains("message"), "{config}: {text}");
+    }
+    let (status, _) = daemon.api("POST", &format!("/containers/create?name={long}"), Some(&format!(r#"{{"Image":"{BOX}"}}"#)));
+    assert_eq!(status, 400);
+}
+
+#[test]
+fn hostile_bytes_get_an_answer_or_a_closed_connection() {
+    let daemon = shared();
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n\r\n",
+        "\u{16}\u{3}\u{1}\u{2}\0",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET /_ping HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello",
+        "POST /containers/create HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nzz\r\n",
+    ] {
+        daemon.http(request);
+    }
+    let huge = format!("GET /_ping HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));
+    daemon.http(&huge);
+    let body = format!(r#"{{"Image":"{}"}}"#, " ".repeat(40 << 20));
+    let (status, _) = daemon.api("POST", "/containers/create", Some(&body));
+    assert!(matches!(status, 0 | 413), "{status}");
+    assert_eq!(daemon.api("GET", "/_ping", None).0, 200);
+}
+
+#[test]
+fn wait_answers_its_headers_before_the_end() {
+    let daemon = shared();
+    let name = name("wait");
+    daemon.ok(&["create", "--name", &name, BOX, "sh", "-c", "exit 4"]);
+    let waiter = std::thread::spawn({
+        let name = name.clone();
+        move || shared().api("POST", &format!("/containers/{name}/wait?condition=next-exit"), None)
+    });
+    // The start comes after the wait, as clients do it; were it the other way round the next exit would never come.
+    daemon.until("the wait is on", || daemon.log().contains("wait?condition=next-exit") || daemon.api("GET", "/_ping", None).0 == 200);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    daemon.ok(&["start", &name]);
+    let (status, body) = waiter.join().unwrap();
+    assert!(status == 200 && body.contains("\"StatusCode\":4"), "{status} {body}");
+    daemon.ok(&["rm", &name]);
+}

@@ -1,0 +1,145 @@
+//! Files from outside: cp, diff, export, commit, volumes, binds, tmpfs.
+
+use naru_e2e::{BOX, name, shared};
+
+#[test]
+fn cp_goes_both_ways_and_keeps_modes() {
+    let daemon = shared();
+    let name = name("cp");
+    let folder = tempfile::tempdir().unwrap();
+    let path = |file: &str| folder.path().join(file).display().to_string();
+    std::fs::create_dir_all(folder.path().join("tree/sub")).unwrap();
+    std::fs::write(folder.path().join("tree/sub/file"), "content").unwrap();
+    std::os::unix::fs::symlink("sub/file", folder.path().join("tree/link")).unwrap();
+    for running in [false, true] {
+        if running {
+            daemon.ok(&["run", "-d", "--name", &name, BOX, "sleep", "1000"]);
+        } else {
+            daemon.ok(&["create", "--name", &name, BOX]);
+        }
+        daemon.ok(&["cp", &path("tree"), &format!("{name}:/tmp/copy")]);
+        let back = path(&format!("back-{running}"));
+        daemon.ok(&["cp", &format!("{name}:/tmp/copy"), &back]);
+        assert_eq!(std::fs::read_to_string(format!("{back}/sub/file")).unwrap(), "content");
+        assert_eq!(std::fs::read_link(format!("{back}/link")).unwrap().to_str(), Some("sub/file"));
+        let changes = daemon.ok(&["diff", &name]);
+        assert!(changes.lines().any(|line| line == "A /tmp/copy/sub/file") && changes.lines().any(|line| line == "C /tmp"), "{changes}");
+        assert!(daemon.run(&["cp", &format!("{name}:/no/such"), &path("x")]).err.contains("no/such"));
+        daemon.ok(&["rm", "-f", &name]);
+    }
+}
+
+#[test]
+fn links_in_a_container_never_lead_out() {
+    let daemon = shared();
+    let name = name("trap");
+    let canary = tempfile::tempdir().unwrap();
+    std::fs::write(canary.path().join("secret"), "host").unwrap();
+    let target = canary.path().display();
+    daemon.ok(&[
+        "run",
+        "-d",
+        "--name",
+        &name,
+        BOX,
+        "sh",
+        "-c",
+        &format!("ln -s {target} /tmp/out; ln -s ../../../../.. /tmp/up; sleep 1000"),
+    ]);
+    daemon.until("the links are there", || daemon.run(&["exec", &name, "ls", "-d", "/tmp/up"]).code == 0);
+    let copied = canary.path().join("copied").display().to_string();
+    assert_ne!(daemon.run(&["cp", &format!("{name}:/tmp/out/secret"), &copied]).code, 0);
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("planted"), "x").unwrap();
+    daemon.run(&["cp", &outside.path().join("planted").display().to_string(), &format!("{name}:/tmp/out/")]);
+    assert_eq!(std::fs::read_dir(canary.path()).unwrap().count(), 1, "only the secret lies there");
+    daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn commit_makes_an_image_of_the_changes() {
+    let daemon = shared();
+    let (name, image) = (name("commit"), format!("{}:1", name("committed")));
+    daemon.ok(&["run", "--name", &name, BOX, "sh", "-c", "echo new > /etc/new; rm /etc/group"]);
+    daemon.ok(&["commit", "-m", "message", "-a", "author", "-c", "CMD [\"cat\", \"/etc/new\"]", "-c", "ENV K=V", &name, &image]);
+    assert_eq!(daemon.ok(&["run", "--rm", &image]), "new");
+    assert_eq!(daemon.ok(&["run", "--rm", &image, "sh", "-c", "ls /etc/group 2>/dev/null; echo $K"]), "V");
+    daemon.ok(&["rm", &name]);
+    assert!(daemon.ok(&["history", &image]).contains("message"));
+    let archive = daemon.command(&["save", &image]).output().unwrap().stdout;
+    daemon.ok(&["rmi", &image]);
+    assert!(daemon.feed(&["load"], &archive).out.contains(&image));
+    assert_eq!(daemon.ok(&["run", "--rm", &image]), "new");
+    daemon.ok(&["rmi", &image]);
+}
+
+#[test]
+fn export_is_an_archive_of_the_root() {
+    let daemon = shared();
+    let name = name("export");
+    daemon.ok(&["create", "--name", &name, "-v", "/data", BOX]);
+    let bytes = daemon.command(&["export", &name]).output().unwrap().stdout;
+    let mut archive = tar::Archive::new(bytes.as_slice());
+    let paths: Vec<String> = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+    assert!(paths.iter().any(|path| path.trim_start_matches("./") == "bin/busybox"), "{} entries", paths.len());
+    daemon.ok(&["rm", "-v", &name]);
+}
+
+#[test]
+fn volumes_keep_data_and_are_filled_from_the_image() {
+    let daemon = shared();
+    let volume = name("volume");
+    let mount = format!("{volume}:/etc");
+    assert!(daemon.ok(&["run", "--rm", "-v", &mount, BOX, "cat", "/etc/passwd"]).contains("bob"));
+    daemon.ok(&["run", "--rm", "-v", &mount, BOX, "sh", "-c", "echo kept > /etc/kept"]);
+    assert_eq!(daemon.ok(&["run", "--rm", "-v", &format!("{volume}:/x:ro"), BOX, "cat", "/x/kept"]), "kept");
+    assert_ne!(daemon.run(&["run", "--rm", "-v", &format!("{volume}:/x:ro"), BOX, "touch", "/x/y"]).code, 0);
+    let holder = name("holder");
+    daemon.ok(&["create", "--name", &holder, "-v", &mount, BOX]);
+    assert!(daemon.fails(1, &["volume", "rm", &volume]).contains("volume is in use"));
+    daemon.ok(&["rm", &holder]);
+    daemon.ok(&["volume", "rm", &volume]);
+    assert!(daemon.fails(1, &["volume", "rm", &volume]).contains("no such volume"));
+}
+
+#[test]
+fn anonymous_volumes_go_with_their_container() {
+    let daemon = shared();
+    let label = name("anonymous");
+    daemon.ok(&["run", "--rm", "--label", &label, "-v", "/data", BOX, "touch", "/data/x"]);
+    let keeper = name("keeper");
+    daemon.ok(&["create", "--name", &keeper, "-v", "/data", BOX]);
+    let volume = daemon.inspect(&keeper)["Mounts"][0]["Name"].as_str().unwrap().to_owned();
+    daemon.ok(&["volume", "inspect", &volume]);
+    daemon.ok(&["rm", "-v", &keeper]);
+    assert_ne!(daemon.run(&["volume", "inspect", &volume]).code, 0);
+}
+
+#[test]
+fn binds_and_tmpfs() {
+    let daemon = shared();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "from the host").unwrap();
+    let source = folder.path().display().to_string();
+    assert_eq!(daemon.ok(&["run", "--rm", "-v", &format!("{source}:/x"), BOX, "cat", "/x/file"]), "from the host");
+    daemon.ok(&["run", "--rm", "-v", &format!("{source}:/x"), BOX, "touch", "/x/written"]);
+    assert!(folder.path().join("written").exists());
+    assert_ne!(daemon.run(&["run", "--rm", "--mount", &format!("type=bind,src={source},dst=/x,readonly"), BOX, "touch", "/x/no"]).code, 0);
+    assert!(
+        daemon
+            .fails(125, &["run", "--rm", "--mount", "type=bind,src=/no/such,dst=/x", BOX, "true"])
+            .contains("bind source path does not exist: /no/such")
+    );
+    let mounts = daemon.ok(&[
+        "run",
+        "--rm",
+        "--read-only",
+        "--tmpfs",
+        "/scratch:size=1m",
+        BOX,
+        "sh",
+        "-c",
+        "touch /scratch/x && mount; touch /y || echo read-only",
+    ]);
+    assert!(mounts.contains("tmpfs on /scratch type tmpfs") && mounts.contains("size=1024k") && mounts.ends_with("read-only"), "{mounts}");
+}

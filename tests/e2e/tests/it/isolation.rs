@@ -1,0 +1,176 @@
+//! What a container sees and may do: namespaces, users, capabilities, limits, network.
+
+use naru_e2e::{BOX, Daemon, name, shared};
+
+#[test]
+fn namespaces_are_its_own_or_shared_as_asked() {
+    let daemon = shared();
+    let own = |kind: &str| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    let inside = |flags: &[&str], kind: &str| {
+        let mut args = vec!["run", "--rm"];
+        args.extend(flags);
+        let path = format!("/proc/self/ns/{kind}");
+        args.extend([BOX, "readlink", &path]);
+        daemon.ok(&args)
+    };
+    for kind in ["pid", "mnt", "net", "uts", "ipc"] {
+        assert_ne!(inside(&[], kind), own(kind), "{kind}");
+    }
+    for (flags, kind) in [
+        (["--network", "host"], "net"),
+        (["--pid", "host"], "pid"),
+        (["--ipc", "host"], "ipc"),
+        (["--uts", "host"], "uts"),
+        (["--cgroupns", "host"], "cgroup"),
+    ] {
+        assert_eq!(inside(&flags, kind), own(kind), "{kind}");
+    }
+}
+
+#[test]
+fn containers_share_namespaces_with_each_other() {
+    let daemon = shared();
+    let (first, other) = (name("donor"), name("guest"));
+    daemon.ok(&["run", "-d", "--name", &first, "--ipc", "shareable", "--hostname", "donor", BOX, "sleep", "1000"]);
+    let net = daemon.ok(&["exec", &first, "readlink", "/proc/self/ns/net"]);
+    assert_eq!(daemon.ok(&["run", "--rm", "--network", &format!("container:{first}"), BOX, "readlink", "/proc/self/ns/net"]), net);
+    assert!(daemon.ok(&["run", "--rm", "--pid", &format!("container:{first}"), BOX, "ps"]).contains("sleep 1000"));
+    daemon.ok(&["exec", &first, "sh", "-c", "echo shared > /dev/shm/x"]);
+    assert_eq!(daemon.ok(&["run", "--rm", "--ipc", &format!("container:{first}"), BOX, "cat", "/dev/shm/x"]), "shared");
+    daemon.ok(&["create", "--name", &other, "--ipc", "private", BOX]);
+    assert!(daemon.run(&["run", "--rm", "--ipc", &format!("container:{other}"), BOX, "true"]).err.contains("non-shareable IPC"));
+    daemon.ok(&["rm", "-f", &first, &other]);
+}
+
+#[test]
+fn users_and_capabilities() {
+    let daemon = shared();
+    assert_eq!(daemon.ok(&["run", "--rm", "-u", "bob", BOX, "id"]), "uid=1000(bob) gid=1000(bob) groups=1000(bob),2000(extra)");
+    assert_eq!(daemon.ok(&["run", "--rm", "-u", "7:8", "--group-add", "9", BOX, "id"]), "uid=7 gid=8 groups=8,9");
+    let status = |flags: &[&str]| {
+        let mut args = vec!["run", "--rm"];
+        args.extend(flags);
+        args.extend([BOX, "cat", "/proc/self/status"]);
+        let text = daemon.ok(&args);
+        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_owned();
+        [field("CapEff:"), field("CapBnd:"), field("CapInh:"), field("CapAmb:"), field("NoNewPrivs:"), field("Seccomp:")]
+    };
+    let none = "0000000000000000";
+    let default = "00000000a80425fb";
+    assert_eq!(status(&[]), [default, default, none, none, "0", "2"]);
+    assert_eq!(status(&["-u", "1000"]), [none, default, none, none, "0", "2"]);
+    assert_eq!(status(&["--cap-drop", "ALL"])[0], none);
+    assert_eq!(status(&["--cap-drop", "ALL", "--cap-add", "chown"])[0], "0000000000000001");
+    assert_eq!(status(&["--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined"])[4..], ["1", "0"]);
+    assert_eq!(status(&["--privileged"])[5], "0");
+}
+
+#[test]
+fn limits_bite_and_change_live() {
+    let daemon = shared();
+    let name = name("limits");
+    daemon.ok(&["run", "-d", "--name", &name, "-m", "32m", "--pids-limit", "20", "--cpus", "0.5", BOX, "sleep", "1000"]);
+    let hog = daemon.run(&["exec", &name, "sh", "-c", "tail /dev/zero"]);
+    assert_eq!(hog.code, 137);
+    daemon.run(&["exec", &name, "sh", "-c", "while :; do sleep 3 & done"]);
+    let tasks: u32 = daemon.ok(&["stats", "--no-stream", "--format", "{{.PIDs}}", &name]).trim().parse().unwrap();
+    assert!((10..=20).contains(&tasks), "{tasks}");
+    daemon.until("the bomb is over", || daemon.run(&["exec", &name, "true"]).code == 0);
+    daemon.ok(&["update", "-m", "64m", "--memory-swap", "64m", &name]);
+    assert_eq!(daemon.inspect(&name)["HostConfig"]["Memory"], 64 << 20);
+    let stats = daemon.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &name]);
+    assert!(stats.contains("/ 64MiB"), "{stats}");
+    daemon.ok(&["rm", "-f", &name]);
+    let killed = naru_e2e::name("oom");
+    assert_eq!(daemon.run(&["run", "--name", &killed, "-m", "16m", BOX, "tail", "/dev/zero"]).code, 137);
+    assert_eq!(daemon.inspect(&killed)["State"]["OOMKilled"], true);
+    daemon.ok(&["rm", &killed]);
+}
+
+#[test]
+fn a_bridge_with_ports_and_names() {
+    let daemon = shared();
+    let name = name("web");
+    daemon.ok(&[
+        "run",
+        "-d",
+        "--name",
+        &name,
+        "-p",
+        "127.0.0.1::80",
+        "--hostname",
+        "webhost",
+        "--add-host",
+        "extra:10.1.2.3",
+        BOX,
+        "httpd",
+        "-f",
+        "-h",
+        "/etc",
+    ]);
+    let port = daemon.inspect(&name)["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"].as_str().unwrap().to_owned();
+    daemon.until("the published port answers", || {
+        let fetched = std::process::Command::new("/bin/busybox")
+            .args(["wget", "-q", "-O", "-", &format!("http://127.0.0.1:{port}/passwd")])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&fetched.stdout).contains("bob")
+    });
+    assert_eq!(daemon.ok(&["port", &name, "80"]), format!("127.0.0.1:{port}"));
+    let hosts = daemon.ok(&["exec", &name, "cat", "/etc/hosts"]);
+    assert!(hosts.contains("10.1.2.3\textra") && hosts.contains("webhost"), "{hosts}");
+    let taken = daemon.fails(125, &["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    assert!(taken.contains(&port) && taken.contains(&name), "{taken}");
+    daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn nothing_is_left_of_many_runs() {
+    let daemon = Daemon::start();
+    let count = |what: &str| -> usize {
+        match what {
+            "descriptors" => std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count(),
+            "mounts" => std::fs::read_to_string(format!("/proc/{}/mountinfo", daemon.pid())).unwrap().lines().count(),
+            "links" => std::fs::read_dir("/sys/class/net")
+                .unwrap()
+                .flatten()
+                .filter(|link| link.path().join("master").read_link().is_ok_and(|master| master.ends_with(daemon.bridge())))
+                .count(),
+            "containers" => std::fs::read_dir(daemon.root.join("d/containers")).unwrap().count(),
+            _ => std::fs::read_dir(daemon.root.join("e/containers")).unwrap().count(),
+        }
+    };
+    daemon.ok(&["run", "--rm", BOX, "true"]);
+    let kinds = ["descriptors", "mounts", "links", "containers", "runs"];
+    let before = kinds.map(count);
+    for _ in 0..25 {
+        daemon.ok(&["run", "--rm", "-p", "127.0.0.1::80", BOX, "true"]);
+    }
+    daemon.until("everything is as before", || {
+        let after = kinds.map(count);
+        // Connections of clients that have just ended may still be open.
+        after[0] <= before[0] + 3 && after[1..] == before[1..]
+    });
+}
+
+#[test]
+fn a_hundred_containers_start_at_once() {
+    let daemon = Daemon::start();
+    let names: Vec<String> = (0..100).map(|number| format!("many{number}")).collect();
+    std::thread::scope(|scope| {
+        for chunk in names.chunks(10) {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                for name in chunk {
+                    daemon.ok(&["run", "-d", "--name", name, BOX, "sleep", "1000"]);
+                }
+            });
+        }
+    });
+    assert_eq!(daemon.ok(&["ps", "-q"]).lines().count(), 100);
+    let mut args = vec!["rm", "-f"];
+    args.extend(names.iter().map(String::as_str));
+    daemon.ok(&args);
+    assert!(daemon.ok(&["ps", "-aq"]).is_empty());
+    assert_eq!(std::fs::read_dir(daemon.root.join("e/containers")).unwrap().count(), 0);
+}
