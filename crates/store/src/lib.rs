@@ -38,6 +38,7 @@ mod layered;
 mod limits;
 mod load;
 mod manifest;
+mod overlay;
 mod pack;
 mod patch;
 mod root;

@@ -5,6 +5,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Longest path the kernel takes, without its NUL.
 pub(crate) const PATH_MAX: usize = 4095;
@@ -78,10 +79,15 @@ pub(crate) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
 /// A container can nest directories deeper than there are descriptors or stack: what lies deeper than 64 levels is
 /// first moved up to `dir`.
 pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    remove_tree_until(dir, name, &AtomicBool::new(false))
+}
+
+/// As [`remove_tree`]; ends with EINTR soon after `stop` is set.
+pub(crate) fn remove_tree_until(dir: BorrowedFd<'_>, name: &[u8], stop: &AtomicBool) -> Result<()> {
     let mut pending = vec![name.to_vec()];
     let mut moved = 0u64;
     while let Some(name) = pending.pop() {
-        remove_levels(dir, &name, 0, &mut |parent, child| {
+        remove_levels(dir, &name, 0, stop, &mut |parent, child| {
             moved += 1;
             let up = format!(".removing-{}-{moved}", std::process::id()).into_bytes();
             rustix::fs::renameat(parent, child, dir, up.as_slice())?;
@@ -94,7 +100,10 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 
 type MoveUp<'a> = dyn FnMut(BorrowedFd<'_>, &[u8]) -> Result<()> + 'a;
 
-fn remove_levels(dir: BorrowedFd<'_>, name: &[u8], depth: usize, move_up: &mut MoveUp<'_>) -> Result<()> {
+fn remove_levels(dir: BorrowedFd<'_>, name: &[u8], depth: usize, stop: &AtomicBool, move_up: &mut MoveUp<'_>) -> Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(Errno::INTR);
+    }
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}
@@ -110,7 +119,7 @@ fn remove_levels(dir: BorrowedFd<'_>, name: &[u8], depth: usize, move_up: &mut M
     }
     let child = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?;
     for entry in names(&child)? {
-        remove_levels(child.as_fd(), &entry, depth + 1, move_up)?;
+        remove_levels(child.as_fd(), &entry, depth + 1, stop, move_up)?;
     }
     match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),

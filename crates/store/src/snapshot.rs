@@ -13,22 +13,16 @@ use crate::diff::{self, Change};
 use crate::error::{At, Error, Result};
 use crate::layered::Layered;
 use crate::limits::Space;
+use crate::overlay;
 use crate::root::{DIR_FLAGS, MAX_DEPTH, file_type, names, open_dir, stat_opt};
 use crate::store::{Driver, Store};
 use crate::tar::{Entry, Kind, Reader, Writer};
 use naru_types::{ContainerId, Digest};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen,
-    open_tree,
-};
+use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// Longest string fsconfig(2) takes.
-const FSCONFIG_MAX: usize = 255;
 
 /// Size of a container's file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,7 +124,7 @@ impl Store {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
             }
-            Driver::Overlay => overlay(&self.lower(id)?, Some((&path.join("upper"), &path.join("work")))),
+            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work")),
         }
     }
 
@@ -250,7 +244,7 @@ impl Store {
         let root = open_dir(&staged).at("open", staged.display())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).at("change the mode of", staged.display())?;
         let tar = init_tar(&Layered::open(layers)?)?;
-        apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::new(&staged, self.limits)?)?;
+        apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::unlimited())?;
         match std::fs::rename(&staged, &path) {
             // Two first containers at once: one is enough.
             Err(_) if path.exists() => Ok(path),
@@ -286,67 +280,6 @@ fn init_tar(image: &Layered) -> Result<Vec<u8>> {
         writer.entry(&Entry { link: target.into(), ..Entry::new(path, kind, 0o755) })?;
     }
     writer.finish()
-}
-
-/// A detached overlay mount of layers, given lowest first.
-fn overlay(lowest_first: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at("use", "overlayfs")?;
-    for layer in lowest_first.iter().rev() {
-        match add_lower(context.as_fd(), layer) {
-            Ok(()) => {}
-            // Before Linux 6.5 lower directories come in one string.
-            Err(Errno::INVAL) => {
-                set_lower_list(context.as_fd(), lowest_first)?;
-                break;
-            }
-            Err(errno) => return Err(errno).at("mount layer", layer.display()),
-        }
-    }
-    if let Some((upper, work)) = upper {
-        set_directory(context.as_fd(), "upperdir", upper).at("mount", upper.display())?;
-        set_directory(context.as_fd(), "workdir", work).at("mount", work.display())?;
-    }
-    // Whatever the host's defaults are: a layer must mean the same when it is read without overlayfs.
-    for option in ["index", "metacopy", "redirect_dir"] {
-        fsconfig_set_string(context.as_fd(), option, "off").at("mount an overlay with", option)?;
-    }
-    fsconfig_create(context.as_fd()).at("mount the overlay of", upper.map_or("layers".into(), |(upper, _)| upper.display().to_string()))?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at("mount", "an overlay")
-}
-
-fn add_lower(context: BorrowedFd<'_>, layer: &Path) -> Result<(), Errno> {
-    set_directory(context, "lowerdir+", layer)
-}
-
-fn set_directory(context: BorrowedFd<'_>, key: &str, path: &Path) -> Result<(), Errno> {
-    if path.as_os_str().len() <= FSCONFIG_MAX {
-        return fsconfig_set_string(context, key, path);
-    }
-    let directory = open_dir(path)?;
-    match fsconfig_set_fd(context, key, &directory) {
-        // Before Linux 6.13 only names are taken; the name through procfs is short.
-        Err(Errno::INVAL) => fsconfig_set_string(context, key, fd_path(directory.as_fd())),
-        result => result,
-    }
-}
-
-/// All lower directories in one option, the highest first. The string's length limits how many there can be.
-fn set_lower_list(context: BorrowedFd<'_>, lowest_first: &[PathBuf]) -> Result<()> {
-    let open = |path: &PathBuf| open_dir(path).at("open", path.display());
-    let directories = lowest_first.iter().rev().map(open).collect::<Result<Vec<_>>>()?;
-    let list = directories.iter().map(|directory| fd_path(directory.as_fd())).collect::<Vec<_>>().join(":");
-    if list.len() > FSCONFIG_MAX {
-        return Err(Error::TooLarge {
-            what: format!("image with {} layers", lowest_first.len() - 1),
-            limit: "12 layers on Linux before 6.5".into(),
-        });
-    }
-    fsconfig_set_string(context, "lowerdir", list.as_str()).at("mount", "a list of layers")
-}
-
-fn fd_path(directory: BorrowedFd<'_>) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", directory.as_raw_fd())
 }
 
 /// Size of a file, 0 for what is none.

@@ -4,13 +4,13 @@ use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
 use crate::index::{Database, Index, StoredImage};
 use crate::limits::Limits;
-use crate::root::{names, open_dir, remove_tree};
+use crate::root::{names, open_dir, remove_tree, remove_tree_until};
 use naru_types::{ContainerId, Digest};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -67,13 +67,15 @@ struct Trash {
     directory: OwnedFd,
     next: AtomicU64,
     sweeping: Mutex<()>,
+    /// The store is being closed: what is left is deleted at the next start.
+    closing: AtomicBool,
 }
 
 impl Trash {
     fn sweep(&self) -> Result<()> {
         let _one_at_a_time = self.sweeping.lock().expect("a sweep does not panic");
         for name in names(&self.directory).at("list", "trash")? {
-            remove_tree(self.directory.as_fd(), &name).at("delete", "trash")?;
+            remove_tree_until(self.directory.as_fd(), &name, &self.closing).at("delete", "trash")?;
         }
         Ok(())
     }
@@ -97,7 +99,12 @@ impl Store {
             }
         }
         let open = |name: &str| open_dir(&root.join(name)).at("open", root.join(name).display());
-        let trash = Arc::new(Trash { directory: open("trash")?, next: AtomicU64::new(0), sweeping: Mutex::new(()) });
+        let trash = Arc::new(Trash {
+            directory: open("trash")?,
+            next: AtomicU64::new(0),
+            sweeping: Mutex::new(()),
+            closing: AtomicBool::new(false),
+        });
         let database = Database::open(&root.join("store.db"))?;
         let (wake, woken) = channel();
         let mut store = Store {
@@ -257,6 +264,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.wake = None;
+        self.trash.closing.store(true, Ordering::Relaxed);
         if let Some(sweeper) = self.sweeper.take() {
             sweeper.join().ok();
         }
@@ -266,7 +274,9 @@ impl Drop for Store {
 fn sweep_when_woken(trash: &Trash, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         while woken.try_recv().is_ok() {}
-        if let Err(error) = trash.sweep() {
+        if let Err(error) = trash.sweep()
+            && !trash.closing.load(Ordering::Relaxed)
+        {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot delete discarded files, the next start tries again");
         }
     }
