@@ -5,5 +5,6 @@
 mod archive;
 mod hostile;
 mod images;
+mod programs;
 mod snapshots;
 mod support;
