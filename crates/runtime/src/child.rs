@@ -199,6 +199,13 @@ impl Child<'_> {
     }
 
     fn enter_root(&mut self) -> Step {
+        // When the engine runs in a chroot, `/` is not the root of the mount namespace: pivoting there would leave the
+        // host's file system in the namespace, where whoever enters it later would come out. Joining the namespace that
+        // we are in leads to its very root.
+        let proc = self.proc.as_ref().expect("made in prepare");
+        rustix::fs::openat(proc, "self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|namespace| process::setns(namespace.as_fd(), libc::CLONE_NEWNS as u64))
+            .map_err(failed("go to the root of the mount namespace"))?;
         let here = root()?;
         set_attributes(here.as_fd(), SetAttr { propagation: MS_PRIVATE, recursive: true, ..SetAttr::default() })
             .map_err(failed("make all mounts private"))?;

@@ -284,6 +284,9 @@ pub fn main() -> i32 {
     ignore(rustix::process::setsid());
     process::ignore_signals(&[libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE]);
     let Some(first) = process::claim_fd(0) else { return 1 };
+    // What the daemon was started with by mistake ends here.
+    ignore(process::close_from(3, false));
+    ignore(rustix::thread::set_name(c"naru-spawner"));
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&first, 3) else { return 1 };
     drop(first);
     // 0 is free now and must never be a descriptor that matters.

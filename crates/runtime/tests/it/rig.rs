@@ -152,7 +152,17 @@ impl Builder {
                 runtime: RuntimeKind::Native,
             })
             .unwrap();
-        Running { id: self.id, directory: self.directory, rootfs: self.rootfs, watch, stream: ours, tty: self.tty, pid: 0 }
+        let cgroup = naru_runtime::cgroup::Cgroup::new(&format!("{}/{}", cgroup_parent(), self.id)).unwrap();
+        Running {
+            guard: Guard(cgroup),
+            id: self.id,
+            directory: self.directory,
+            rootfs: self.rootfs,
+            watch,
+            stream: ours,
+            tty: self.tty,
+            pid: 0,
+        }
     }
 
     /// Starts it and expects it to run.
@@ -193,6 +203,18 @@ pub struct Running {
     pub stream: UnixStream,
     pub tty: bool,
     pub pid: i32,
+    _guard: Guard,
+}
+
+/// A test that fails leaves nothing running.
+pub struct Guard(naru_runtime::cgroup::Cgroup);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.kill();
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
