@@ -2,7 +2,7 @@
 
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::diff::write_layer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ingest::{Expected, NewImage, through};
 use crate::patch::ConfigPatch;
 use crate::store::Store;
@@ -54,7 +54,9 @@ impl Store {
         let mut new = ImageConfig { config: config.config, ..ImageConfig::default() };
         if let Some(base) = &base {
             for blob in &base.blobs {
-                layers.push(ingest.known_layer(&blob.digest, &blob.diff_id).expect("the base is in the index, its container holds it"));
+                let layer = ingest.known_layer(&blob.digest, &blob.diff_id);
+                // Removed a moment ago, by someone else.
+                layers.push(layer.ok_or_else(|| Error::NoSuchImage { query: base.id.to_string() })?);
             }
             new.history.clone_from(&base.config.history);
             new.rootfs.diff_ids.clone_from(&base.config.rootfs.diff_ids);
