@@ -104,10 +104,12 @@ impl Context {
             return Ok(client);
         }
         let (host, own) = self.host()?;
-        if self.globals.tls || std::env::var("DOCKER_TLS_VERIFY").is_ok_and(|value| !value.is_empty()) {
+        let endpoint: Endpoint = host.parse().map_err(|error: naru_api::client::EndpointError| Failure::message(error.to_string()))?;
+        let tls = self.globals.tls || std::env::var("DOCKER_TLS_VERIFY").is_ok_and(|value| !value.is_empty());
+        // As with docker, local sockets and ssh need none.
+        if tls && matches!(endpoint, Endpoint::Tcp { .. }) {
             return Err(Failure::message("TLS connections are not supported; use ssh:// or a unix socket"));
         }
-        let endpoint: Endpoint = host.parse().map_err(|error: naru_api::client::EndpointError| Failure::message(error.to_string()))?;
         if own {
             super::autostart::ensure(Path::new(DEFAULT_SOCKET));
         }

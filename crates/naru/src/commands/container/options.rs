@@ -87,8 +87,8 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "list", value_parser = devices::rate_operations)]
     pub device_write_iops: Vec<ThrottleDevice>,
     /// Image verification is not part of the engine any more
-    #[arg(long, hide = true)]
-    pub disable_content_trust: bool,
+    #[arg(long, value_name = "bool", hide = true)]
+    pub disable_content_trust: Option<bool>,
     /// DNS servers
     #[arg(long, value_name = "list", value_parser = networks::address)]
     pub dns: Vec<String>,
@@ -330,6 +330,7 @@ impl ContainerFlags {
                 ));
             }
         }
+        refuse_content_trust(self.disable_content_trust)?;
         if self.gpus.is_some() {
             return Err("\"--gpus\" is not supported; name the devices with --device".to_owned());
         }
@@ -338,4 +339,9 @@ impl ContainerFlags {
         }
         Ok(())
     }
+}
+
+/// `--disable-content-trust=false` asks for a check of signatures that does not exist.
+pub fn refuse_content_trust(disabled: Option<bool>) -> Result<(), String> {
+    if disabled == Some(false) { Err("content trust is not supported".to_owned()) } else { Ok(()) }
 }

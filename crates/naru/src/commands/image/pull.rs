@@ -15,8 +15,8 @@ pub struct Options {
     #[arg(short = 'a', long)]
     all_tags: bool,
     /// Image verification is not part of the engine any more
-    #[arg(long, hide = true)]
-    disable_content_trust: bool,
+    #[arg(long, value_name = "bool", hide = true)]
+    disable_content_trust: Option<bool>,
     /// Pull this platform (os[/arch[/variant]])
     #[arg(long, value_name = "string")]
     platform: Option<String>,
@@ -37,6 +37,7 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
+    crate::commands::container::options::refuse_content_trust(options.disable_content_trust).map_err(Failure::message)?;
     let given = crate::parse::reference(&options.args[0]).map_err(Failure::message)?;
     if options.all_tags && (given.tag.is_some() || given.digest.is_some()) {
         return Err(Failure::message("tag can't be used with --all-tags/-a"));
