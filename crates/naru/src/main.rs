@@ -13,9 +13,6 @@ mod template;
 
 use std::ffi::OsString;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
     let mut args = std::env::args_os();
     let called = args.next().unwrap_or_default();
