@@ -2,11 +2,11 @@
 //!
 //! This is the only crate with `unsafe`. What rustix offers is used from rustix directly; nothing is wrapped twice.
 //!
-//! - [`process`]: clone3 and fork of a single-threaded process, exec, signals, wait
-//! - [`mount`]: mount_setattr
+//! - [`process`] has clone3 and fork of a single-threaded process, exec, signals, wait
+//! - [`mount`] has mount_setattr
 //! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
-//! - [`memory`]: give memory back, which the per-container monitor needs to stay small
-//! - [`net`]: the loopback interface of a fresh network namespace
+//! - [`memory`] has give memory back, which the per-container monitor needs to stay small
+//! - [`net`] has the loopback interface of a fresh network namespace
 
 #![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test calls it hung. Generous: machines of tests are slow and shared.
@@ -24,6 +24,7 @@ pub struct Daemon {
     number: u32,
     flags: Vec<String>,
     keeper: Option<(Child, ChildStdin)>,
+    process: Mutex<Option<Child>>,
 }
 
 /// What a client run gave.
@@ -134,8 +135,13 @@ impl Daemon {
             .spawn()
             .expect("sh starts");
         let pipe = keeper.stdin.take().expect("it was asked for");
-        let mut daemon =
-            Daemon { root, number, flags: flags.iter().map(|flag| (*flag).to_owned()).collect(), keeper: Some((keeper, pipe)) };
+        let mut daemon = Daemon {
+            root,
+            number,
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            keeper: Some((keeper, pipe)),
+            process: Mutex::default(),
+        };
         daemon.launch();
         let image = daemon.feed(&["import", "-c", "CMD [\"sh\"]", "-", BOX], busybox_archive());
         assert_eq!(image.code, 0, "{image:?}");
@@ -146,7 +152,7 @@ impl Daemon {
     pub fn launch(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).expect("the log opens");
         let (third, fourth) = (self.number / 250 % 250, self.number % 250);
-        Command::new(program())
+        let process = Command::new(program())
             .arg("daemon")
             .args(["-H", &self.host(), "--debug"])
             .args(["--config-file", "/dev/null"])
@@ -164,6 +170,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .expect("the daemon starts");
+        *self.process.lock().expect("no test panics with it") = Some(process);
         self.until("the daemon answers", || self.run(&["version"]).code == 0);
     }
 
@@ -194,13 +201,9 @@ impl Daemon {
 
     /// Kills the daemon with SIGKILL and waits until it is gone.
     pub fn kill(&self) {
-        let pid = self.pid();
-        let process = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
-        rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("the daemon lives");
-        self.until("the daemon is gone", || {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        });
+        let mut process = self.process.lock().expect("no test panics with it").take().expect("the daemon was launched");
+        process.kill().expect("the daemon lives");
+        process.wait().expect("it is a child");
     }
 
     /// A client command, not started.
