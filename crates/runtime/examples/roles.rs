@@ -1,7 +1,7 @@
 //! The roles of this crate as a program, without the daemon: the spawner, the OCI command line, and a stopwatch.
 //!
-//! `roles bench <busybox> <runs>` starts `busybox true` that many times and prints the times from the request to
-//! `Started` and to `Exited`.
+//! `roles bench <busybox> <runs> <pause>` starts `busybox true` that many times, with a pause of that many milliseconds
+//! before each, and prints the times from the request to `Started` and to `Exited`.
 
 #![expect(clippy::print_stdout, reason = "it is a command line program")]
 
@@ -10,7 +10,7 @@ use naru_runtime::spawner::{self, Rootfs, RuntimeKind, Spawner, StartRequest};
 use naru_runtime::{defaults, seccomp};
 use naru_types::ContainerId;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() {
     let mut args = std::env::args_os();
@@ -19,13 +19,16 @@ fn main() {
     }
     let args: Vec<_> = args.collect();
     match args.first().and_then(|role| role.to_str()) {
-        Some("bench") => bench(Path::new(&args[1]), args.get(2).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(20)),
+        Some("bench") => {
+            let number = |at: usize, default: u64| args.get(at).and_then(|text| text.to_str()?.parse().ok()).unwrap_or(default);
+            bench(Path::new(&args[1]), number(2, 20), Duration::from_millis(number(3, 0)));
+        }
         Some("oci") => std::process::exit(naru_runtime::oci::main(args[1..].to_vec())),
-        _ => println!("usage: roles oci ... | bench <busybox> <runs>"),
+        _ => println!("usage: roles oci ... | bench <busybox> <runs> <pause>"),
     }
 }
 
-fn bench(busybox: &Path, runs: usize) {
+fn bench(busybox: &Path, runs: u64, pause: Duration) {
     let directory = PathBuf::from(format!("/tmp/naru-bench-{}", std::process::id()));
     let rootfs = directory.join("rootfs");
     std::fs::create_dir_all(rootfs.join("bin")).expect("make the root file system");
@@ -33,6 +36,7 @@ fn bench(busybox: &Path, runs: usize) {
     let spawner = Spawner::launch().expect("launch the spawner");
     let (mut started, mut exited) = (Vec::new(), Vec::new());
     for _ in 0..runs {
+        std::thread::sleep(pause);
         let id = ContainerId::random();
         let state = directory.join(id.as_str());
         std::fs::create_dir(&state).expect("make the state directory");

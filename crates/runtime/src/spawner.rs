@@ -295,7 +295,7 @@ pub fn main() -> i32 {
         Err(_) => return 1,
     }
     crate::cgroup::warm();
-    let mut server = Server { threads, socket, home: None };
+    let mut server = Server { threads, socket, home: None, _cheap_moves: crate::cgroup::cheap_moves() };
     server.serve()
 }
 
@@ -304,6 +304,7 @@ struct Server {
     socket: OwnedFd,
     /// Our own network namespace, to come back to.
     home: Option<OwnedFd>,
+    _cheap_moves: Option<OwnedFd>,
 }
 
 impl Server {
