@@ -15,7 +15,7 @@ use crate::spec::{ContainerSpec, RestartMode};
 use jiff::Timestamp;
 use naru_runtime::monitor::{Event as MonitorEvent, Request};
 use naru_runtime::spawner::AttachStream;
-use naru_types::{ContainerId, ErrorKind, Name, Signal};
+use naru_types::{ContainerId, Name, Signal};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;

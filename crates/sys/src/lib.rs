@@ -5,8 +5,8 @@
 //! - [`process`] has clone3 and fork of a single-threaded process, exec, signals, wait
 //! - [`mount`] has mount_setattr
 //! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
-//! - [`memory`] has give memory back, which the per-container monitor needs to stay small
-//! - [`net`] has the loopback interface of a fresh network namespace
+//! - [`memory`] gives memory back, which the per-container monitor needs to stay small
+//! - [`net`] sets up the loopback interface of a fresh network namespace
 
 #![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 const STAT_HEADER: &str = "X-Docker-Container-Path-Stat";
 
-fn path<'a>(call: &'a Call) -> Result<&'a str> {
+fn path(call: &Call) -> Result<&str> {
     call.query.get("path").filter(|path| !path.is_empty()).ok_or_else(|| ApiError::invalid("missing \"path\" parameter"))
 }
 
