@@ -206,6 +206,62 @@ impl Daemon {
         process.wait().expect("it is a child");
     }
 
+    /// Asks the daemon to end and waits until it is gone.
+    pub fn terminate(&self) {
+        let pid = self.pid();
+        let process = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
+        rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("the daemon lives");
+        self.until("the daemon is gone", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+
+    /// What is left of containers when none exists: processes, links, cgroups, directories, mounts.
+    pub fn leftovers(&self) -> Vec<String> {
+        let names = |path: PathBuf| -> Vec<PathBuf> {
+            std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+        };
+        let mut found = Vec::new();
+        for folder in ["e/containers", "d/containers", "d/logs", "d/staging", "d/trash"] {
+            found.extend(names(self.root.join(folder)).iter().map(|path| format!("directory {}", path.display())));
+        }
+        for controller in names("/sys/fs/cgroup".into()) {
+            let own = controller.join(format!("ne{}", self.number));
+            found.extend(names(own).iter().filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())));
+        }
+        for link in names("/sys/class/net".into()) {
+            if link.join("master").read_link().is_ok_and(|master| master.ends_with(self.bridge())) {
+                found.push(format!("link {}", link.display()));
+            }
+        }
+        let root = self.root.display().to_string();
+        let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.pid())).unwrap_or_default();
+        found.extend(mounts.lines().filter(|line| line.contains(&root)).map(|line| format!("mount {line}")));
+        for process in names("/proc".into()) {
+            let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+            let holds = || names(process.join("fd")).iter().any(|fd| fd.read_link().is_ok_and(|path| path.starts_with(&self.root)));
+            if comm.trim() == "naru-monitor" && holds() {
+                found.push(format!("process {}", process.display()));
+            }
+        }
+        found
+    }
+
+    /// Waits until nothing is left of any container.
+    #[track_caller]
+    pub fn until_clean(&self) {
+        let start = Instant::now();
+        loop {
+            let left = self.leftovers();
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE / 4, "still there: {left:#?}\n{}", self.tail());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// A client command, not started.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(client().0);
@@ -249,7 +305,8 @@ impl Daemon {
         result.err
     }
 
-    fn tail(&self) -> String {
+    /// The last lines of the daemon's log, for messages.
+    pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
@@ -312,6 +369,12 @@ impl Drop for Daemon {
 pub fn shared() -> &'static Daemon {
     static SHARED: OnceLock<Daemon> = OnceLock::new();
     SHARED.get_or_init(Daemon::start)
+}
+
+/// Pid of the parent of a process: of a container's process it is the monitor.
+pub fn parent(pid: i64) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }
 
 /// A container name that no other test uses.

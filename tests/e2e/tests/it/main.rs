@@ -1,6 +1,7 @@
 //! The engine from outside, through a client, with real containers.
 
 mod api;
+mod faults;
 mod files;
 mod isolation;
 mod lifecycle;

@@ -1,0 +1,141 @@
+//! What is killed at the worst moment leaves nothing behind and nothing unusable.
+
+use naru_e2e::{BOX, Daemon, parent};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+fn kill(pid: i64) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Everything listed can be looked at and removed, every image runs or goes; then nothing is left.
+fn all_is_usable(daemon: &Daemon) {
+    for id in daemon.ok(&["ps", "-aq"]).lines() {
+        daemon.ok(&["inspect", id]);
+        daemon.ok(&["logs", "--tail", "1", id]);
+    }
+    for id in daemon.ok(&["images", "-q"]).lines() {
+        if daemon.run(&["run", "--rm", id, "true"]).code != 0 {
+            let listed = daemon.ok(&["images"]);
+            assert!(listed.contains("naru/hello"), "image {id} does not run\n{listed}");
+        }
+    }
+}
+
+fn remove_all(daemon: &Daemon) {
+    let ids = daemon.ok(&["ps", "-aq"]);
+    if !ids.is_empty() {
+        let mut args = vec!["rm", "-f"];
+        args.extend(ids.lines());
+        daemon.ok(&args);
+    }
+    assert_eq!(daemon.ok(&["ps", "-aq"]), "");
+    daemon.until_clean();
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_leaves_before_or_after() {
+    let mut daemon = Daemon::start();
+    let archive = daemon.command(&["save", BOX]).output().unwrap().stdout;
+    let mut moment: u64 = 0x2545_f491_4f6c_dd1d;
+    for round in 0..10 {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (daemon, over, archive) = (&daemon, &over, &archive);
+            let again = |job: &dyn Fn()| {
+                while !over.load(Ordering::Relaxed) {
+                    job();
+                }
+            };
+            scope.spawn(move || again(&|| drop(daemon.run(&["run", "--rm", "-p", "127.0.0.1::80", BOX, "true"]))));
+            scope.spawn(move || {
+                again(&|| {
+                    daemon.run(&["run", "-d", "--name", "held", BOX, "sleep", "1000"]);
+                    daemon.run(&["exec", "held", "true"]);
+                    daemon.run(&["stop", "-t", "0", "held"]);
+                    daemon.run(&["start", "held"]);
+                    daemon.run(&["rm", "-f", "held"]);
+                })
+            });
+            scope.spawn(move || {
+                again(&|| {
+                    daemon.run(&["create", "--name", "source", BOX, "true"]);
+                    daemon.run(&["commit", "source", "made:1"]);
+                    daemon.run(&["rm", "source"]);
+                    daemon.run(&["rmi", "made:1"]);
+                })
+            });
+            scope.spawn(move || again(&|| drop(daemon.feed(&["load"], archive))));
+            // xorshift: the same moments in every run of the test.
+            moment ^= moment << 13;
+            moment ^= moment >> 7;
+            moment ^= moment << 17;
+            std::thread::sleep(Duration::from_millis(50 + moment % 700));
+            daemon.kill();
+            over.store(true, Ordering::Relaxed);
+        });
+        daemon.launch();
+        all_is_usable(&daemon);
+        if round % 3 == 2 {
+            remove_all(&daemon);
+        }
+    }
+    remove_all(&daemon);
+    assert!(daemon.ok(&["images"]).contains("box"), "the image that was there from the start is still there");
+}
+
+#[test]
+fn a_killed_monitor_is_an_exit_with_137() {
+    let daemon = Daemon::start();
+    daemon.ok(&["run", "-d", "--name", "once", BOX, "sleep", "1000"]);
+    daemon.ok(&["run", "-d", "--name", "again", "--restart", "always", BOX, "sleep", "1000"]);
+    let pid = |name: &str| daemon.inspect(name)["State"]["Pid"].as_i64().unwrap();
+    let (once, again) = (pid("once"), pid("again"));
+    kill(parent(once));
+    kill(parent(again));
+    daemon.until("the end is seen", || daemon.inspect("once")["State"]["Status"] == "exited");
+    assert_eq!(daemon.inspect("once")["State"]["ExitCode"], 137);
+    daemon.until("the restart policy acts", || {
+        let state = &daemon.inspect("again")["State"];
+        state["Status"] == "running" && state["Pid"].as_i64() != Some(again)
+    });
+    assert_eq!(daemon.ok(&["exec", "again", "echo", "fine"]), "fine");
+    daemon.until("the processes are gone", || [once, again].iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
+    remove_all(&daemon);
+}
+
+#[test]
+fn a_killed_spawner_is_replaced() {
+    let daemon = Daemon::start();
+    daemon.ok(&["run", "-d", "--name", "before", BOX, "sleep", "1000"]);
+    let own = i64::from(daemon.pid());
+    let spawner = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i64>().ok())
+        .find(|pid| parent(*pid) == own)
+        .expect("the daemon has a spawner");
+    kill(spawner);
+    daemon.until("containers start again", || daemon.run(&["run", "--rm", BOX, "true"]).code == 0);
+    assert_eq!(daemon.ok(&["exec", "before", "echo", "fine"]), "fine");
+    remove_all(&daemon);
+}
+
+#[test]
+fn an_ended_daemon_keeps_its_containers() {
+    let mut daemon = Daemon::start();
+    daemon.ok(&["run", "-d", "--name", "kept", BOX, "sleep", "1000"]);
+    let pid = daemon.inspect("kept")["State"]["Pid"].clone();
+    let held = daemon.leftovers();
+    for kind in ["process", "cgroup", "link", "directory"] {
+        assert!(held.iter().any(|what| what.starts_with(kind)), "no {kind}: what the tests look for would not be found: {held:?}");
+    }
+    daemon.terminate();
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "the container outlives the daemon");
+    daemon.launch();
+    let state = daemon.inspect("kept");
+    assert_eq!((&state["State"]["Status"], &state["State"]["Pid"]), (&"running".into(), &pid));
+    assert_eq!(daemon.ok(&["exec", "kept", "echo", "fine"]), "fine");
+    remove_all(&daemon);
+}
