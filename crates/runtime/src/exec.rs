@@ -1,4 +1,5 @@
-//! Another process in a running container: cloned into its pid namespace and cgroup, it enters the container by its own system calls and then does what the first process did last.
+//! Another process in a running container: cloned into its pid namespace and cgroup, it enters the container by its own
+//! system calls and then does what the first process did last.
 
 use crate::cgroup::{Cgroup, Entry};
 use crate::child::{self, Stdio, Streams};

@@ -10,8 +10,19 @@ use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A copy in memory, sealed. For processes that live long: it also survives an upgrade of the file.
-pub(crate) fn sealed_copy(name: &str) -> Result<OwnedFd> {
+/// This program on a read-only mount of its own that nobody else can reach, so that its pages are shared with every other
+/// process of it; a sealed copy in memory where that cannot be made.
+pub(crate) fn protected(name: &str) -> Result<OwnedFd> {
+    let own = rustix::fs::open("/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(Error::path("open", "/proc/self/exe"))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mounted = rustix::mount::open_tree(&own, "", flags)
+        .and_then(|tree| set_attributes(tree.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() }).map(|()| tree));
+    mounted.or_else(|_| sealed_copy(name))
+}
+
+/// A copy in memory, sealed.
+fn sealed_copy(name: &str) -> Result<OwnedFd> {
     let mut program = std::fs::File::open("/proc/self/exe").map_err(Error::io("open /proc/self/exe"))?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Before Linux 6.3 there is no MFD_EXEC, and every memfd is executable.
@@ -37,13 +48,7 @@ pub(crate) fn ensure_protected(args: &[OsString]) -> Result<()> {
     if sealed || readonly {
         return Ok(());
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let mounted = rustix::mount::open_tree(&own, "", flags)
-        .and_then(|tree| set_attributes(tree.as_fd(), SetAttr { set: attr::RDONLY, ..SetAttr::default() }).map(|()| tree));
-    let program = match mounted {
-        Ok(tree) => tree,
-        Err(_) => sealed_copy("naru")?,
-    };
+    let program = protected("naru")?;
     let strings = |list: Vec<Vec<u8>>| list.into_iter().filter_map(|text| CString::new(text).ok()).collect::<Vec<_>>();
     let arguments = StringArray::new(strings(args.iter().map(|arg| arg.as_bytes().to_vec()).collect()));
     let environment = std::env::vars_os().map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));

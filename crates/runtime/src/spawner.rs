@@ -1,6 +1,6 @@
 //! The spawner: one small single-threaded process that forks monitors for the daemon and makes network namespaces.
 //!
-//! The daemon has threads and must not fork; the spawner is executed once from a sealed memfd copy of the program (so
+//! The daemon has threads and must not fork; the spawner is executed once from a read-only mount of the program (so
 //! that no container can write to the program through `/proc/<pid>/exe`, CVE-2019-5736) and serves one seqpacket socket:
 //!
 //! | first byte | descriptors | effect |
@@ -14,7 +14,7 @@
 use crate::bytes::{receive_with_fds, send_with_fds};
 use crate::error::{Error, Result, errno_of, ignore};
 use crate::monitor::{self, Log, LogFile, Start, StartRootfs, StartRuntime, encode};
-use crate::program::sealed_copy;
+use crate::program::protected;
 use crate::{seccomp, spec};
 use naru_sys::process::{self, Fork, SingleThread};
 use naru_types::ContainerId;
@@ -236,7 +236,7 @@ impl Spawner {
 
 impl Connection {
     fn open() -> Result<Connection> {
-        let program = sealed_copy(ROLE)?;
+        let program = protected(ROLE)?;
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(Error::system("make a socket pair"))?;
         let process = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))

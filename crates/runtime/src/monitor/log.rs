@@ -75,7 +75,7 @@ impl Sink {
         while !bytes.is_empty() {
             let room = MAX_ENTRY_BYTES - partial.0.len();
             let window = &bytes[..bytes.len().min(room)];
-            let (taken, complete) = match window.iter().position(|byte| *byte == b'\n') {
+            let (taken, complete) = match find(window, newlines) {
                 Some(at) => (at + 1, true),
                 None if window.len() == room => (rune_boundary(&partial.0, window), true),
                 None => (window.len(), false),
@@ -255,11 +255,44 @@ fn escape(target: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// The top bit of each zero byte; bits above the first one found may be wrong, which is fine for the first.
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+fn newlines(word: u64) -> u64 {
+    zeros(word ^ (ONES * b'\n' as u64))
+}
+
+/// Bytes that JSON (as Go writes it) escapes.
+fn specials(word: u64) -> u64 {
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
+    b"\"\\<>&\x7f".iter().fold(below_space, |found, byte| found | zeros(word ^ (ONES * u64::from(*byte))))
+}
+
+/// The first byte that `marks` marks, eight at a time: logs are read by the gigabyte.
+fn find(bytes: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let marked = marks(u64::from_le_bytes(*word));
+        if marked != 0 {
+            return Some(at * 8 + marked.trailing_zeros() as usize / 8);
+        }
+    }
+    // Filled up with a letter that nothing marks.
+    let mut last = [b'a'; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let marked = marks(u64::from_le_bytes(last));
+    (marked != 0).then(|| words.len() * 8 + marked.trailing_zeros() as usize / 8)
+}
+
 fn escape_text(target: &mut Vec<u8>, text: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let special = |byte: u8| byte < 0x20 || matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0x7f);
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| special(*byte)) {
+    while let Some(at) = find(rest, specials) {
         target.extend_from_slice(&rest[..at]);
         match rest[at] {
             b'"' => target.extend_from_slice(b"\\\""),
@@ -303,6 +336,13 @@ mod tests {
             escape(&mut target, text.as_bytes());
             target.push(b'"');
             prop_assert_eq!(serde_json::from_slice::<String>(&target).unwrap(), text);
+        }
+
+        #[test]
+        fn words_find_what_bytes_find(bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'a'), Just(b'\n')], 0..40)) {
+            prop_assert_eq!(find(&bytes, newlines), bytes.iter().position(|byte| *byte == b'\n'));
+            let special = |byte: &u8| *byte < 0x20 || b"\"\\<>&\x7f".contains(byte);
+            prop_assert_eq!(find(&bytes, specials), bytes.iter().position(special));
         }
 
         #[test]

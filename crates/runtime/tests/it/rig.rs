@@ -154,7 +154,7 @@ impl Builder {
             .unwrap();
         let cgroup = naru_runtime::cgroup::Cgroup::new(&format!("{}/{}", cgroup_parent(), self.id)).unwrap();
         Running {
-            guard: Guard(cgroup),
+            _guard: Guard(cgroup),
             id: self.id,
             directory: self.directory,
             rootfs: self.rootfs,
