@@ -1,7 +1,7 @@
 //! Tasks of the project itself: `cargo xtask tidy` holds the rules that no compiler knows.
 //!
 //! - the crate graph is exactly the table of ARCHITECTURE.md
-//! - `unsafe` lives in `sys` only
+//! - `unsafe` lives in `sys` only (and in tests that attack)
 //! - every source file opens with a module comment and stays below its size limit
 //! - no path of one developer's machine is in the tree
 
@@ -127,7 +127,8 @@ fn source(root: &Path, file: &Path, faults: &mut Vec<String>) -> Result<()> {
     }
     let code = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
     let keyword = ["unsafe", "{"].join(" ");
-    if !name.starts_with("crates/sys/") && code.clone().any(|line| line.contains(&keyword)) {
+    // Tests attack with raw system calls; that is their purpose.
+    if !name.starts_with("crates/sys/") && !name.contains("/tests/") && code.clone().any(|line| line.contains(&keyword)) {
         faults.push(format!("{name}: unsafe outside sys"));
     }
     Ok(())

@@ -435,7 +435,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
     }
     let log = LogConfig { r#type: flags.log_driver.unwrap_or_else(|| "json-file".into()), config: Some(log_options) };
     docker_log_check(&log)?;
-    let exec_root = flags.exec_root.unwrap_or_else(|| "/run/naru".into());
+    let exec_root = absolute("exec-root", flags.exec_root.unwrap_or_else(|| "/run/naru".into()))?;
     let hosts = if flags.hosts.is_empty() {
         vec![Address::Unix("/run/naru/naru.sock".into())]
     } else {
@@ -454,7 +454,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
     };
     Ok(Config {
         hosts,
-        data_root: flags.data_root.unwrap_or_else(|| "/var/lib/naru".into()),
+        data_root: absolute("data-root", flags.data_root.unwrap_or_else(|| "/var/lib/naru".into()))?,
         pid_file: flags.pidfile.unwrap_or_else(|| exec_root.join("naru.pid")),
         exec_root,
         group: flags.group.unwrap_or_else(|| "docker".into()),
@@ -469,6 +469,11 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         init: flags.init,
         network,
     })
+}
+
+/// The spawner and the monitors have another working directory than the daemon was started in.
+fn absolute(flag: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(&path).map_err(|error| flag_error(format!("invalid --{flag} {}: {error}", path.display())))
 }
 
 fn docker_log_check(log: &LogConfig) -> Result<(), ConfigError> {
@@ -585,6 +590,7 @@ mod tests {
         let text = r#"{"data-root":"/x","hosts":["unix:///y"],"log-opts":{"max-file":"2"},"runtimes":{"r":{"path":"/r","runtimeArgs":["--a"]}},"debug":true,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}}}"#;
         let config = read(text, &[]).unwrap();
         assert_eq!((config.data_root.as_path(), config.debug), (Path::new("/x"), true));
+        assert!(read("{}", &["--exec-root", "run"]).unwrap().exec_root.is_absolute());
         assert_eq!(config.runtimes["r"].args, ["--a"]);
         assert_eq!(config.default_ulimits["nofile"], (1, 2));
         for (text, args) in [

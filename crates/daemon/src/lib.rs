@@ -126,6 +126,9 @@ async fn run(config: Config) -> Result<(), DaemonError> {
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), containers = app.engine.containers().len(), "ready");
     listen::announce_ready();
+    // What only the start needed is given back; a failure costs some memory and nothing else.
+    naru_sys::memory::release_code().ok();
+    naru_sys::memory::trim();
     let server = listen::serve(Arc::clone(&app), listeners);
     tokio::select! {
         () = server => {}

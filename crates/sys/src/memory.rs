@@ -24,3 +24,26 @@ pub fn release_stack() {
         libc::madvise((top - DEPTH) as *mut libc::c_void, DEPTH, libc::MADV_DONTNEED);
     }
 }
+
+/// Unmaps the pages of this program's code from this process; those that are needed come back from the page cache by
+/// themselves. After a start most of what was touched is never used again.
+pub fn release_code() -> std::io::Result<()> {
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let program = program.to_string_lossy();
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        let mut fields = line.split_whitespace();
+        let (range, rights) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        if !line.ends_with(&*program) || rights != "r-xp" {
+            continue;
+        }
+        let bounds = range.split_once('-').map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        if let Some((Ok(start), Ok(end))) = bounds {
+            // SAFETY: code is never written (relocations of a static program lie in its data), so that every page is the
+            // file's; the ones that are dropped, this function's included, are read again when they are touched.
+            unsafe {
+                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+            }
+        }
+    }
+    Ok(())
+}

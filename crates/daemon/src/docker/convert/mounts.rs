@@ -268,7 +268,7 @@ mod tests {
         {
             assert!(parse_bind(bind).is_err(), "{bind}");
         }
-        let host = HostConfig { binds: Some(vec!["/a:/x".into(), "v:/x/".into()]), ..HostConfig::default() };
+        let host = HostConfig { binds: Some(vec!["/a:/x".into(), "vol:/x/".into()]), ..HostConfig::default() };
         assert!(mounts(&ContainerConfig::default(), &host).unwrap_err().message.contains("Duplicate mount point"));
     }
 }
