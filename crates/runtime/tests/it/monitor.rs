@@ -3,7 +3,7 @@
 use crate::rig::{Running, directory, read_streams, read_until, shell, spawner};
 use naru_runtime::FailureReason;
 use naru_runtime::monitor::{self, Event, LogFile, Request, Response};
-use naru_runtime::spawner::Spawner;
+use naru_runtime::spawner::{RuntimeKind, Spawner};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -246,4 +246,35 @@ pub fn spawner_is_replaced() {
         }
     };
     assert_ne!(rustix::fs::fstat(&first.ns).unwrap().st_ino, rustix::fs::fstat(&second.ns).unwrap().st_ino);
+}
+
+/// Another runtime's program: this crate's own command line stands in for runc.
+pub fn external() {
+    let runtime = || RuntimeKind::External {
+        program: std::fs::read_link("/proc/self/exe").unwrap(),
+        args: vec!["oci".into()],
+        bundle: directory("bundle"),
+    };
+    let mut running = shell("echo out; echo err >&2; sleep 0.5; exit 6").with(|b| b.runtime = runtime()).start();
+    assert_eq!(running.exec_run(&["sh", "-c", "echo inside; exit 4"]), ("inside\n".into(), String::new(), 4));
+    let output = running.finish();
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (6, "out\n", "err\n"));
+    let (reason, message) = shell("")
+        .with(|b| {
+            b.runtime = runtime();
+            b.spec.process.as_mut().unwrap().args = vec!["nothing".into()];
+        })
+        .fail();
+    assert_eq!(reason, FailureReason::NotFound);
+    assert!(message.contains("exec: \"nothing\": executable file not found in $PATH"), "{message}");
+    let mut running = shell("tty; read x; echo got $x")
+        .with(|b| {
+            b.runtime = runtime();
+            b.tty = true;
+            b.stdin = true;
+        })
+        .start();
+    running.read_until("/dev/pts/0");
+    running.write("word\n");
+    assert!(running.finish().stdout.contains("got word"));
 }

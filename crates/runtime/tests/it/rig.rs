@@ -72,6 +72,7 @@ pub struct Builder {
     pub log: Option<LogFile>,
     pub network: Option<std::os::fd::OwnedFd>,
     pub attach: bool,
+    pub runtime: RuntimeKind,
 }
 
 /// A shell script as container.
@@ -100,6 +101,7 @@ pub fn command(args: &[&str]) -> Builder {
         log: None,
         network: None,
         attach: true,
+        runtime: RuntimeKind::Native,
     }
 }
 
@@ -149,7 +151,7 @@ impl Builder {
                 init: self.init,
                 log: self.log,
                 attach: if self.attach { vec![attach] } else { Vec::new() },
-                runtime: RuntimeKind::Native,
+                runtime: self.runtime,
             })
             .unwrap();
         let cgroup = naru_runtime::cgroup::Cgroup::new(&format!("{}/{}", cgroup_parent(), self.id)).unwrap();
