@@ -3,6 +3,8 @@
 mod api;
 mod faults;
 mod files;
+mod hostile;
+mod image;
 mod isolation;
 mod lifecycle;
 mod survival;
