@@ -429,6 +429,22 @@ impl From<Errno> for Failed {
 
 const DIRECTORY_MODE: u32 = 0o755;
 
+/// `f_type` of the real thing.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// Nothing but procfs is mounted on procfs, also not where a link of the image leads there: what guards the container would
+/// be written to, or hidden by, a fake (CVE-2019-16884, CVE-2025-52881).
+fn keep_proc(destination: &Path, target: BorrowedFd<'_>, procfs: bool) -> Result<(), Failed> {
+    let over_itself = procfs && destination == Path::new("/proc");
+    let allowed = || {
+        destination.strip_prefix("/proc").is_ok_and(|rest| crate::defaults::MOUNTABLE_IN_PROC.iter().any(|path| rest == Path::new(path)))
+    };
+    if rustix::fs::fstatfs(target)?.f_type != PROC_SUPER_MAGIC || over_itself || allowed() {
+        return Ok(());
+    }
+    Err(Failed::Text(StartFailure::other(format!("{} cannot be mounted because it is inside /proc", destination.display()))))
+}
+
 fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) -> Result<(), Failed> {
     let mode = Mode::from_raw_mode(DIRECTORY_MODE);
     match &planned.what {
@@ -440,6 +456,8 @@ fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) ->
                 // The kernel would say EINVAL, which explains nothing.
                 return Err(Errno::NOTDIR.into());
             }
+            let procfs = rustix::fs::fstatfs(tree)?.f_type == PROC_SUPER_MAGIC;
+            keep_proc(&planned.destination, target.as_fd(), procfs)?;
             attach(tree.as_fd(), target.as_fd())?;
         }
         What::FileSystem { kind } => {
@@ -454,6 +472,7 @@ fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) ->
                     )))
                 })?;
             }
+            keep_proc(&planned.destination, target.as_fd(), kind == "proc")?;
             if kind == "tmpfs" {
                 take_mode_over(&planned.options, target.as_fd(), mount.as_fd())?;
             }
@@ -779,7 +798,6 @@ pub(crate) fn run_exec(threads: SingleThread, plan: &ProcessPlan, streams: Strea
 /// one is masked; there the visible one is checked to be the root of a proc file system.
 fn trusted_proc() -> Result<OwnedFd, Errno> {
     const PROC_ROOT_INODE: u64 = 1;
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     match mounts::make("proc", "proc", &Options::default(), 0) {
         Err(Errno::PERM) => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;

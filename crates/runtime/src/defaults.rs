@@ -2,6 +2,21 @@
 
 use crate::spec::{Capabilities, Device, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Root, Spec};
 
+/// Files of `/proc` that may be mounted over, as tools like lxcfs do; none of them guards or steers anything.
+pub const MOUNTABLE_IN_PROC: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
 /// Docker's 14 capabilities.
 pub const CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",

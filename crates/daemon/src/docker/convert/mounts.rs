@@ -74,6 +74,9 @@ pub fn clean_target(target: &str) -> Result<String> {
     if parts == ["proc"] || parts == ["sys"] || parts == ["dev"] {
         return Err(bad("the runtime mounts that itself"));
     }
+    if parts[0] == "proc" && !naru_runtime::defaults::MOUNTABLE_IN_PROC.contains(&parts[1..].join("/").as_str()) {
+        return Err(bad("it is inside /proc"));
+    }
     Ok(format!("/{}", parts.join("/")))
 }
 
@@ -263,9 +266,23 @@ mod tests {
 
     #[test]
     fn refused() {
-        for bind in
-            ["", ":", "a:", ":/x", "a:b", "a:/", "/a:/proc", "/a:/b:zz", "/a:/b:ro,rw", "a/b:/x", "a:/b:c:d", "/a:/b:nocopy", "../x:/y"]
-        {
+        for bind in [
+            "",
+            ":",
+            "a:",
+            ":/x",
+            "a:b",
+            "a:/",
+            "/a:/proc",
+            "/a:/b:zz",
+            "/a:/b:ro,rw",
+            "a/b:/x",
+            "a:/b:c:d",
+            "/a:/b:nocopy",
+            "../x:/y",
+            "/a:/proc/sys",
+            "/a:/x/../proc/self/attr",
+        ] {
             assert!(parse_bind(bind).is_err(), "{bind}");
         }
         let host = HostConfig { binds: Some(vec!["/a:/x".into(), "vol:/x/".into()]), ..HostConfig::default() };
