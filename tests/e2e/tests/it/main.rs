@@ -7,4 +7,5 @@ mod hostile;
 mod image;
 mod isolation;
 mod lifecycle;
+mod security;
 mod survival;
