@@ -167,14 +167,19 @@ pub(crate) fn create(engine: &Inner, container: &Container, spec: ExecSpec) -> R
     Ok(exec)
 }
 
-/// Starts an exec. The stream carries its input and output; none when detached.
-pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -> Result<Option<StdUnixStream>> {
+/// The container's view, if the exec can be started in it.
+pub(crate) fn startable(engine: &Inner, exec: &Exec) -> Result<Arc<View>> {
     if exec.state() != ExecState::Created {
         return Err(EngineError::conflict(format!("exec command {} is already running", exec.id)));
     }
-    let container = engine.find_by_id(&exec.container)?;
-    let view = container.view();
+    let view = engine.find_by_id(&exec.container)?.view();
     require_running(&view)?;
+    Ok(view)
+}
+
+/// Starts an exec. The stream carries its input and output; none when detached.
+pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -> Result<Option<StdUnixStream>> {
+    let view = startable(engine, exec)?;
     let process = process(&view, &exec.spec).await?;
     let attached = |wanted: bool| wanted && !detach;
     let request = Request::Exec(Box::new(ExecRequest {

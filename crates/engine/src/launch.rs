@@ -75,7 +75,12 @@ pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, attach: Vec<AttachS
         .map_err(|_| EngineError::Gone("the thread that starts containers"))??;
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
     match outcome {
-        Ok((pid, at, watch)) => Ok(Launched { run, pid, at, watch }),
+        Ok((pid, at, watch)) => {
+            // The namespace that was taken is replaced when the start is over.
+            let owner = Arc::clone(engine);
+            tokio::task::spawn_blocking(move || owner.network.warm_up(&owner.spawner));
+            Ok(Launched { run, pid, at, watch })
+        }
         Err(error) => {
             release(engine, &view.id, &run).await;
             Err(error)

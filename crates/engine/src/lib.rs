@@ -195,6 +195,11 @@ impl Engine {
         self.0.execs.of(container)
     }
 
+    /// Whether an exec can be started: it was not yet, and its container runs.
+    pub fn exec_startable(&self, exec: &Exec) -> Result<()> {
+        exec::startable(&self.0, exec).map(drop)
+    }
+
     /// Starts an exec; the stream is absent when detached.
     pub async fn exec_start(&self, exec: &Arc<Exec>, detach: bool) -> Result<Option<std::os::unix::net::UnixStream>> {
         exec::start(&self.0, exec, detach).await

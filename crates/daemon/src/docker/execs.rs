@@ -54,28 +54,22 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
         return Ok(body::empty(StatusCode::OK));
     }
     let wire = hijack::Wire { upgrade, headers: parts.headers, version };
-    let stream = match app.engine.exec_start(&exec, false).await {
-        Ok(stream) => stream.ok_or_else(|| ApiError::invalid("exec has no streams"))?,
-        // The program could not be run: Docker says so in the stream, and the code is asked for as after any end.
-        Err(error) if matches!(exec.state(), ExecState::Ended(_)) => return hijack::tell(wire, &exec, &naru_engine::chain(&error)),
-        Err(error) => return Err(error.into()),
-    };
-    if let (true, Some((rows, columns))) = (exec.spec.tty, size(wish.console_size)) {
-        // Too late for the first size is no failure: the client resizes again.
-        app.engine.exec_resize(&exec, rows, columns).await.ok();
-    }
+    app.engine.exec_startable(&exec)?;
     let keys = hijack::parse_keys(&exec.spec.detach_keys)?;
     let carriage = hijack::Carriage { tty: exec.spec.tty, keys, stdin: exec.spec.stdin };
-    let ended = Arc::clone(&exec);
-    hijack::carry(
-        wire,
-        stream,
-        vec![],
-        carriage,
-        // The client asks for the exit code as soon as the stream ends: by then it must be known.
-        async move { drop(tokio::time::timeout(std::time::Duration::from_secs(5), ended.wait()).await) },
-        || {},
-    )
+    let (started, ended) = (Arc::clone(&exec), Arc::clone(&exec));
+    let opening = async move {
+        let failed = |message: &str| format!("OCI runtime exec failed: exec failed: unable to start container process: {message}");
+        let stream = app.engine.exec_start(&started, false).await.map_err(|error| failed(&naru_engine::chain(&error)))?;
+        if let (true, Some((rows, columns))) = (started.spec.tty, size(wish.console_size)) {
+            // Too late for the first size is no failure: the client resizes again.
+            app.engine.exec_resize(&started, rows, columns).await.ok();
+        }
+        stream.ok_or_else(|| failed("it has no streams"))
+    };
+    // The client asks for the exit code as soon as the stream ends: by then it must be known.
+    let known = async move { drop(tokio::time::timeout(std::time::Duration::from_secs(5), ended.wait()).await) };
+    Ok(hijack::carry(wire, Box::pin(opening), vec![], carriage, known, || {}))
 }
 
 /// `POST /exec/{id}/resize`.

@@ -12,7 +12,6 @@ use http::{HeaderValue, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use naru_api::version::ApiVersion;
 use naru_engine::container::Streams;
-use naru_engine::exec::Exec;
 use std::future::Future;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -98,28 +97,49 @@ pub struct Wire {
     pub version: ApiVersion,
 }
 
+/// Where the stream comes from: it is opened when the client has its answer, as Docker does. Were it the other way round,
+/// the first output could reach the client together with the headers, which some clients (docker-py) lose. A failure is
+/// told in the stream.
+pub type Opening = std::pin::Pin<Box<dyn Future<Output = std::result::Result<StdUnixStream, String>> + Send>>;
+
+async fn open(opening: Opening, tty: bool) -> std::result::Result<UnixStream, Bytes> {
+    let opened = opening.await.and_then(|stream| {
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(stream))
+            .map_err(|error| format!("cannot use the container's stream: {error}"))
+    });
+    opened.map_err(|message| {
+        let text = format!("{message}\r\n");
+        if tty {
+            return text.into();
+        }
+        let mut frame = Vec::new();
+        naru_api::frames::encode(naru_api::frames::StreamKind::Stdout, text.as_bytes(), &mut frame);
+        frame.into()
+    })
+}
+
 /// Answers with the stream: 101 or 200, then bytes both ways. `ended` runs before the client sees the end of output;
 /// `detached` when the client left by its keys.
 pub fn carry(
     wire: Wire,
-    stream: StdUnixStream,
+    opening: Opening,
     before: Vec<Bytes>,
     carriage: Carriage,
     ended: impl Future<Output = ()> + Send + 'static,
     detached: impl FnOnce() + Send + 'static,
-) -> Result<Response> {
-    let internal =
-        |error: std::io::Error| ApiError::new(naru_types::ErrorKind::Internal, format!("cannot use the container's stream: {error}"));
-    stream.set_nonblocking(true).map_err(internal)?;
-    let stream = UnixStream::from_std(stream).map_err(internal)?;
+) -> Response {
     let upgrade = wire.headers.contains_key(header::UPGRADE);
     let multiplexed = upgrade && !carriage.tty && wire.version >= ApiVersion::new(1, 42);
     let content_type = if multiplexed { MULTIPLEXED } else { RAW };
     if !upgrade {
         let (sender, response) = body::stream(RAW);
         tokio::spawn(async move {
-            let (mut output, input) = stream.into_split();
-            drop(input);
+            let (mut output, _input) = match open(opening, carriage.tty).await {
+                Ok(stream) => stream.into_split(),
+                Err(message) => return drop(sender.send(Ok(message)).await),
+            };
             for chunk in before {
                 sender.send(Ok(chunk)).await.ok();
             }
@@ -131,13 +151,20 @@ pub fn carry(
             }
             ended.await;
         });
-        return Ok(response);
+        return response;
     }
     tokio::spawn(async move {
         match wire.upgrade.await {
             Ok(client) => {
-                let (reader, writer) = tokio::io::split(TokioIo::new(client));
-                pump(reader, writer, stream, before, carriage, ended, detached).await;
+                let (reader, mut writer) = tokio::io::split(TokioIo::new(client));
+                match open(opening, carriage.tty).await {
+                    Ok(stream) => pump(reader, writer, stream, before, carriage, ended, detached).await,
+                    Err(message) => {
+                        // The client may have gone meanwhile.
+                        writer.write_all(&message).await.ok();
+                        writer.shutdown().await.ok();
+                    }
+                }
             }
             Err(error) => tracing::debug!(%error, "the client left before the stream began"),
         }
@@ -147,22 +174,7 @@ pub fn carry(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
-    Ok(response)
-}
-
-/// Answers with a stream that only holds a message about an exec that could not start.
-pub fn tell(wire: Wire, exec: &Exec, message: &str) -> Result<Response> {
-    let text = format!("OCI runtime exec failed: exec failed: unable to start container process: {message}\r\n");
-    let mut bytes = Vec::new();
-    if exec.spec.tty {
-        bytes.extend_from_slice(text.as_bytes());
-    } else {
-        naru_api::frames::encode(naru_api::frames::StreamKind::Stdout, text.as_bytes(), &mut bytes);
-    }
-    let (ours, theirs) = StdUnixStream::pair().map_err(|error| ApiError::new(naru_types::ErrorKind::Internal, error.to_string()))?;
-    drop(theirs);
-    let carriage = Carriage { tty: exec.spec.tty, keys: vec![], stdin: false };
-    carry(wire, ours, vec![bytes.into()], carriage, async {}, || {})
+    response
 }
 
 /// Carries bytes both ways until the output ends or the client detaches.
@@ -244,13 +256,13 @@ pub async fn attach(mut call: Call, id: &str) -> Result<Response> {
     if !wanted("stream") {
         let (ours, theirs) = StdUnixStream::pair().map_err(|error| ApiError::new(naru_types::ErrorKind::Internal, error.to_string()))?;
         drop(theirs);
-        return carry(wire, ours, before, carriage, async {}, || {});
+        return Ok(carry(wire, Box::pin(async { Ok(ours) }), before, carriage, async {}, || {}));
     }
     let stream = container.attach(streams).await?;
     let app = std::sync::Arc::clone(&call.app);
     app.engine.emit(&container, "attach");
     let (owner, target) = (app, std::sync::Arc::clone(&container));
-    carry(wire, stream, before, carriage, async {}, move || owner.engine.emit(&target, "detach"))
+    Ok(carry(wire, Box::pin(async { Ok(stream) }), before, carriage, async {}, move || owner.engine.emit(&target, "detach")))
 }
 
 #[cfg(test)]
