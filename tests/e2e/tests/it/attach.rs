@@ -1,0 +1,196 @@
+//! Clients that hold on to a container: attach, terminals, detach keys, signals, sizes.
+
+use naru_e2e::{BOX, Daemon, PATIENCE, client, name, shared};
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A client whose output is collected while it runs.
+struct Session {
+    child: Child,
+    text: Arc<Mutex<String>>,
+}
+
+impl Session {
+    fn new(mut command: Command) -> Session {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let text = Arc::new(Mutex::new(String::new()));
+        let (mut pipe, sink) = (child.stdout.take().unwrap(), Arc::clone(&text));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(got @ 1..) = pipe.read(&mut buffer) {
+                sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..got]));
+            }
+        });
+        Session { child, text }
+    }
+
+    /// The client on a terminal of its own, of 33 rows and 77 columns.
+    fn terminal(daemon: &Daemon, args: &[&str]) -> Session {
+        let quoted: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
+        let line = format!("stty rows 33 cols 77; exec {} {}", client().0.display(), quoted.join(" "));
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env("DOCKER_HOST", daemon.host()).env("SHELL", "/bin/sh").env("TERM", "xterm");
+        Session::new(command)
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        let pipe = self.child.stdin.as_mut().unwrap();
+        pipe.write_all(bytes).unwrap();
+        pipe.flush().unwrap();
+    }
+
+    #[track_caller]
+    fn expect(&self, words: &str) {
+        let start = Instant::now();
+        while !self.text().contains(words) {
+            assert!(start.elapsed() < PATIENCE, "{words:?} does not come: {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> i32 {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(start.elapsed() < PATIENCE, "the client does not end: {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn running(daemon: &Daemon, name: &str) -> bool {
+    daemon.inspect(name)["State"]["Running"] == true
+}
+
+#[test]
+fn attach_shows_what_comes_and_passes_the_code_on() {
+    let daemon = shared();
+    let name = name("attach");
+    let script = "until [ -e /go ]; do echo tick; sleep 0.05; done; echo end; exit 5";
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", script]);
+    let mut first = Session::new(daemon.command(&["attach", "--no-stdin", &name]));
+    let mut second = Session::new(daemon.command(&["attach", "--no-stdin", &name]));
+    first.expect("tick");
+    second.expect("tick");
+    daemon.ok(&["exec", &name, "touch", "/go"]);
+    assert_eq!((first.end(), second.end()), (5, 5));
+    first.expect("end\n");
+    second.expect("end\n");
+    assert!(daemon.fails(1, &["attach", &name]).contains("cannot attach to a stopped container"));
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn a_client_that_goes_leaves_the_container_alone() {
+    let daemon = shared();
+    let name = name("gone");
+    let mut session =
+        Session::new(daemon.command(&["run", "-i", "--name", &name, BOX, "sh", "-c", "while :; do echo tick; sleep 0.02; done"]));
+    session.expect("tick");
+    session.signal(rustix::process::Signal::KILL);
+    session.end();
+    let lines = || daemon.ok(&["logs", &name]).len();
+    let before = lines();
+    daemon.until("it goes on printing", || lines() > before + 50);
+    assert!(running(daemon, &name));
+    daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_terminal_has_the_client_s_size_and_detaches() {
+    let daemon = shared();
+    let name = name("terminal");
+    let mut session = Session::terminal(daemon, &["run", "-it", "--name", &name, BOX, "sh"]);
+    session.expect("# ");
+    session.send(b"echo $((40+2)) $(stty size)\r");
+    session.expect("42 33 77");
+    session.send(b"tty; test -t 0 && test -t 1 && echo yes-$((1+1))\r");
+    session.expect("yes-2");
+    session.send(b"\x10\x11");
+    assert_eq!(session.end(), 0);
+    assert!(running(daemon, &name), "detaching does not end it");
+
+    // Again, with other keys; the old ones are then input like any other.
+    let mut session = Session::terminal(daemon, &["attach", "--detach-keys", "ctrl-x,q", &name]);
+    session.send(b"echo again-$((5+5))\r");
+    session.expect("again-10");
+    session.send(b"\x18q");
+    session.end();
+    assert!(running(daemon, &name));
+
+    let mut session = Session::terminal(daemon, &["attach", &name]);
+    session.send(b"exit 9\r");
+    assert_eq!(session.end(), 9);
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn an_exec_with_a_terminal() {
+    let daemon = shared();
+    let name = name("exec-terminal");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sleep", "1000"]);
+    let mut session = Session::terminal(daemon, &["exec", "-it", &name, "sh"]);
+    session.expect("# ");
+    session.send(b"echo $(stty size)-$((1+1)); trap 'echo int-$((2+2))' INT\r");
+    session.expect("33 77-2");
+    session.send(b"\x03");
+    session.expect("int-4");
+    session.send(b"exit 6\r");
+    assert_eq!(session.end(), 6);
+    daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_terminal_passes_its_code_and_merges_the_streams() {
+    let daemon = shared();
+    let mut session = Session::terminal(daemon, &["run", "--rm", "-it", BOX, "sh", "-c", "echo out; echo err >&2; exit 4"]);
+    assert_eq!(session.end(), 4);
+    session.expect("out\r\nerr\r\n");
+    assert!(daemon.feed(&["run", "--rm", "-it", BOX, "true"], b"").err.contains("the input device is not a TTY"));
+}
+
+#[test]
+fn signals_reach_the_process_unless_asked_otherwise() {
+    let daemon = shared();
+    let script = "trap 'echo got; exit 7' TERM; trap 'echo hup' HUP; echo ready; while :; do sleep 0.05; done";
+    let first = name("signals");
+    let mut session = Session::new(daemon.command(&["run", "--name", &first, BOX, "sh", "-c", script]));
+    session.expect("ready");
+    session.signal(rustix::process::Signal::HUP);
+    session.expect("hup");
+    session.signal(rustix::process::Signal::TERM);
+    assert_eq!(session.end(), 7);
+    session.expect("got");
+    daemon.ok(&["rm", &first]);
+
+    let second = name("signals");
+    let mut session = Session::new(daemon.command(&["run", "--sig-proxy=false", "--name", &second, BOX, "sh", "-c", script]));
+    session.expect("ready");
+    session.signal(rustix::process::Signal::TERM);
+    session.end();
+    assert!(running(daemon, &second), "the signal was for the client");
+    assert!(!daemon.ok(&["logs", &second]).contains("got"));
+    daemon.ok(&["rm", "-f", &second]);
+}

@@ -1,0 +1,175 @@
+//! What containers print: followed, cut, filtered, rotated, and as it lies on disk.
+
+use naru_e2e::{BOX, Daemon, name, shared};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+/// Runs a script to its end, detached; the container's name.
+fn ended(daemon: &Daemon, flags: &[&str], script: &str) -> String {
+    let name = name("logs");
+    let mut args = vec!["run", "-d", "--name", &name];
+    args.extend(flags);
+    args.extend([BOX, "sh", "-c", script]);
+    daemon.ok(&args);
+    daemon.ok(&["wait", &name]);
+    name
+}
+
+#[test]
+fn following_ends_with_the_container() {
+    let daemon = shared();
+    let name = name("follow");
+    let script = "for i in $(seq 300); do echo line $i; [ $((i % 50)) = 0 ] && sleep 0.1; done; echo last >&2; exit 3";
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", script]);
+    let followed = daemon.run(&["logs", "-f", &name]);
+    let expected: String = (1..=300).map(|number| format!("line {number}\n")).collect();
+    assert_eq!((followed.code, followed.out, followed.err.as_str()), (0, expected, "last\n"));
+    // Of one that has ended it ends at once, also when nothing is to be shown.
+    assert_eq!(daemon.ok(&["logs", "-f", "--tail", "0", &name]), "");
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn following_begins_before_the_first_line() {
+    let daemon = shared();
+    let name = name("follow");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "until [ -e /go ]; do sleep 0.05; done; echo now; sleep 1000"]);
+    let mut client = daemon.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    daemon.ok(&["exec", &name, "touch", "/go"]);
+    let mut line = String::new();
+    BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "now\n");
+    daemon.ok(&["rm", "-f", &name]);
+    assert!(client.wait().unwrap().success(), "a removed container ends the following");
+}
+
+#[test]
+fn following_goes_on_across_rotation() {
+    let daemon = shared();
+    let name = name("rotated");
+    let script = "until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i of a log that is turned over; [ $((i % 20)) = 0 ] && sleep 0.01; done; true";
+    daemon.ok(&["run", "-d", "--name", &name, "--log-opt", "max-size=20k", "--log-opt", "max-file=3", BOX, "sh", "-c", script]);
+    let mut client = daemon.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    daemon.ok(&["exec", &name, "touch", "/go"]);
+    let mut text = String::new();
+    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(client.wait().unwrap().success());
+    let line = |number: usize| format!("line {number} of a log that is turned over");
+    assert_eq!(text.lines().count(), 3000);
+    for (index, got) in text.lines().enumerate() {
+        assert_eq!(got, line(index + 1));
+    }
+    let path = PathBuf::from(daemon.inspect(&name)["LogPath"].as_str().unwrap());
+    let mut files: Vec<(String, u64)> = std::fs::read_dir(path.parent().unwrap())
+        .unwrap()
+        .flatten()
+        .map(|file| (file.file_name().to_str().unwrap().to_owned(), file.metadata().unwrap().len()))
+        .collect();
+    files.sort();
+    let base = path.file_name().unwrap().to_str().unwrap();
+    assert_eq!(files.iter().map(|(file, _)| file.as_str()).collect::<Vec<_>>(), [base, &format!("{base}.1"), &format!("{base}.2")]);
+    // 20k is 20 * 1000 or 1024; a line may go over the edge.
+    assert!(files.iter().all(|(_, size)| *size <= 21_000), "{files:?}");
+    let kept = daemon.ok(&["logs", &name]);
+    let first = 3000 - kept.lines().count();
+    assert!((2300..2900).contains(&first), "{first}");
+    for (index, got) in kept.lines().enumerate() {
+        assert_eq!(got, line(first + index + 1));
+    }
+    assert_eq!(daemon.ok(&["logs", "--tail", "200", &name]).lines().count(), 200, "the tail reaches back over files");
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn parts_of_a_log_are_chosen_by_time_and_count() {
+    let daemon = shared();
+    let flags = ["--label", "a=b c", "-e", "E=1", "--log-opt", "labels=a", "--log-opt", "env=E"];
+    let name = ended(daemon, &flags, "echo one; sleep 1.2; echo two; sleep 1.2; echo three");
+    let stamped = daemon.ok(&["logs", "-t", &name]);
+    let lines: Vec<(&str, &str)> = stamped.lines().map(|line| line.split_once(' ').unwrap()).collect();
+    assert_eq!(lines.iter().map(|(_, text)| *text).collect::<Vec<_>>(), ["one", "two", "three"]);
+    for (stamp, _) in &lines {
+        assert!(stamp.len() == "2026-01-02T03:04:05.123456789Z".len() && stamp.ends_with('Z'), "{stamp}");
+    }
+    let logs = |flags: &[&str]| {
+        let mut args = vec!["logs"];
+        args.extend(flags);
+        args.push(&name);
+        daemon.ok(&args).replace('\n', " ")
+    };
+    assert_eq!(logs(&["--since", lines[1].0]), "two three");
+    assert_eq!(logs(&["--until", lines[1].0]), "one two");
+    assert_eq!(logs(&["--since", lines[1].0, "--until", lines[1].0]), "two");
+    assert_eq!(logs(&["--since", "1h"]), "one two three");
+    assert_eq!(logs(&["--until", "1h"]), "");
+    assert_eq!(logs(&["--tail", "2"]), "two three");
+    assert_eq!(logs(&["-n", "0"]), "");
+    assert_eq!(logs(&["--tail", "all"]), "one two three");
+    assert_eq!(logs(&["--tail", "1", "--until", lines[1].0]), "two");
+    assert_eq!(logs(&["--details", "--tail", "1"]), "E=1,a=b%20c three".replace("%20", "+"));
+    assert_ne!(daemon.run(&["logs", "--since", "nonsense", &name]).code, 0);
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn streams_stay_apart_and_long_lines_whole() {
+    let daemon = shared();
+    let name = ended(daemon, &[], "echo out; echo err >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'no end'");
+    let result = daemon.run(&["logs", &name]);
+    assert_eq!(result.err, "err\n");
+    assert_eq!(result.out, format!("out\n{}\nno end", "x".repeat(40000)));
+    // Without the terminal's frames the API cannot tell them apart; with one stream asked only that comes.
+    let (status, body) = daemon.api("GET", &format!("/containers/{name}/logs?stderr=1"), None);
+    assert!(status == 200 && body.contains("err") && !body.contains("out"), "{status} {body:?}");
+    assert_eq!(daemon.api("GET", &format!("/containers/{name}/logs"), None).0, 400);
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn two_hundred_thousand_lines_come_back_exactly() {
+    let daemon = shared();
+    let name = ended(daemon, &[], "seq 200000");
+    let text = daemon.ok(&["logs", &name]);
+    let expected: Vec<String> = (1..=200_000).map(|number| number.to_string()).collect();
+    assert!(text.lines().eq(expected.iter().map(String::as_str)), "{} lines", text.lines().count());
+    assert_eq!(daemon.ok(&["logs", "-n", "3", &name]), "199998\n199999\n200000");
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn the_file_is_json_lines_as_docker_writes_them() {
+    let daemon = shared();
+    let name = ended(daemon, &[], r#"echo 'a<b>&"c"'; echo err >&2; printf 'bad \377 end\n'; printf 'tab\there\033[0m\n'"#);
+    let path = PathBuf::from(daemon.inspect(&name)["LogPath"].as_str().unwrap());
+    let id = daemon.inspect(&name)["Id"].as_str().unwrap().to_owned();
+    assert!(path.ends_with(format!("{id}/{id}-json.log")), "{}", path.display());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut rows = Vec::new();
+    for line in text.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        assert!(line.starts_with("{\"log\":\"") && row["time"].as_str().unwrap().ends_with('Z'), "{line}");
+        rows.push((row["stream"].as_str().unwrap().to_owned(), row["log"].as_str().unwrap().to_owned()));
+    }
+    rows.sort();
+    let stdout = |text: &str| ("stdout".to_owned(), text.to_owned());
+    let expected =
+        [("stderr".to_owned(), "err\n".to_owned()), stdout("a<b>&\"c\"\n"), stdout("bad \u{fffd} end\n"), stdout("tab\there\u{1b}[0m\n")];
+    assert_eq!(rows, expected);
+    assert!(text.contains(r"a\u003cb\u003e\u0026") && text.contains(r"\u001b"), "{text}");
+    daemon.ok(&["rm", &name]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn without_a_log_there_is_nothing_to_read() {
+    let daemon = shared();
+    let name = ended(daemon, &["--log-driver", "none"], "echo lost");
+    assert!(daemon.fails(1, &["logs", &name]).contains("configured logging driver does not support reading"));
+    assert_eq!(daemon.inspect(&name)["LogPath"], "");
+    daemon.ok(&["rm", &name]);
+    assert_eq!(daemon.ok(&["run", "--rm", "--log-driver", "none", BOX, "echo", "shown"]), "shown");
+}
