@@ -203,10 +203,7 @@ fn fill_defaults(app: &App, host: &mut HostConfig) {
     or(&mut host.cgroupns_mode, if host.privileged { "host" } else { "private" });
     or(&mut host.restart_policy.name, "no");
     or(&mut host.runtime, &app.config.default_runtime);
-    if host.log_config.r#type.is_empty() {
-        host.log_config = app.config.log.clone();
-    }
-    host.log_config.config.get_or_insert_default();
+    host.log_config = host::merged_log(&host.log_config, &app.config.log);
     if !host.privileged {
         let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
         host.masked_paths = host.masked_paths.take().or_else(|| Some(naru_runtime::defaults::masked_paths()));

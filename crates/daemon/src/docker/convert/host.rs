@@ -154,17 +154,21 @@ pub fn network_mode(mode: &str) -> Result<NetworkMode> {
     }
 }
 
+/// The container's log settings over the daemon's, which count as far as the driver is the same.
+pub fn merged_log(wire: &LogConfig, defaults: &LogConfig) -> LogConfig {
+    let own = wire.config.clone().unwrap_or_default();
+    if !wire.r#type.is_empty() && wire.r#type != defaults.r#type {
+        return LogConfig { r#type: wire.r#type.clone(), config: Some(own) };
+    }
+    let mut options = defaults.config.clone().unwrap_or_default();
+    options.extend(own);
+    LogConfig { r#type: defaults.r#type.clone(), config: Some(options) }
+}
+
 /// Rotation and attributes of the log.
 pub fn log(wire: &LogConfig, labels: &BTreeMap<String, String>, env: &[String], defaults: &LogConfig) -> Result<LogSpec> {
-    let (driver, options) = match wire.r#type.as_str() {
-        "" => (defaults.r#type.as_str(), defaults.config.clone().unwrap_or_default()),
-        driver if driver == defaults.r#type => {
-            let mut options = defaults.config.clone().unwrap_or_default();
-            options.extend(wire.config.clone().unwrap_or_default());
-            (driver, options)
-        }
-        driver => (driver, wire.config.clone().unwrap_or_default()),
-    };
+    let merged = merged_log(wire, defaults);
+    let (driver, options) = (merged.r#type.as_str(), merged.config.unwrap_or_default());
     match driver {
         "none" => return Ok(LogSpec::None),
         "" | "json-file" => {}
