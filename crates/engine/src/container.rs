@@ -273,7 +273,7 @@ impl Actor {
                 },
                 () = until(self.kill_at) => {
                     self.kill_at = None;
-                    if let Err(error) = self.send_signal(Signal::KILL).await {
+                    if let Err(error) = self.kill_now().await {
                         tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot kill after the stop timeout");
                     }
                 }
@@ -556,7 +556,7 @@ impl Actor {
                 },
                 () = until(deadline) => {
                     deadline = None;
-                    self.send_signal(Signal::KILL).await?;
+                    self.kill_now().await?;
                 }
             }
         }
@@ -648,8 +648,14 @@ impl Actor {
         self.delete(volumes || self.view.spec.auto_remove).await
     }
 
+    async fn kill_now(&mut self) -> Result<()> {
+        self.send_signal(Signal::KILL).await?;
+        self.emit("kill", &[("signal", Signal::KILL.number().to_string())]);
+        Ok(())
+    }
+
     async fn kill_all(&mut self) -> Result<()> {
-        self.send_signal(Signal::KILL).await.or_else(|error| if self.watch.is_none() { Ok(()) } else { Err(error) })?;
+        self.kill_now().await.or_else(|error| if self.watch.is_none() { Ok(()) } else { Err(error) })?;
         let id = self.view.id.clone();
         match tokio::time::timeout(KILL_PATIENCE, self.await_end(None)).await {
             Ok(result) => result,
@@ -657,8 +663,18 @@ impl Actor {
         }
     }
 
-    /// Deletes every trace of a container that does not run.
+    /// Deletes every trace of a container that does not run. What fails can be tried again: the container stays, ended.
     async fn delete(&mut self, volumes: bool) -> Result<()> {
+        let deleted = self.delete_all(volumes).await;
+        if deleted.is_err() {
+            self.view.state.phase = self.view.state.last_exit.clone().map_or(Phase::Created, Phase::Exited);
+            self.save_state();
+            self.publish_view();
+        }
+        deleted
+    }
+
+    async fn delete_all(&mut self, volumes: bool) -> Result<()> {
         if let Some(task) = self.health_task.take() {
             task.abort();
         }

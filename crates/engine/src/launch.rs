@@ -154,7 +154,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         }
     }
     let engine_files = engine.network.write_files(engine, view, &directory, &hostname, undo.endpoint.as_ref())?;
-    let runtime = engine.config.runtimes.get(&spec.runtime);
+    let runtime = engine.config.runtime(&spec.runtime)?;
     let cgroup_parent = spec.cgroup_parent.clone().unwrap_or_else(|| engine.config.cgroup_parent.clone());
     let facts = Facts {
         identity,
@@ -174,6 +174,8 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             let path = mount_root(root, &bundle)?;
             undo.mounts.push(path.clone());
             oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly: spec.security.readonly_root });
+            // Nothing newer is used, and older runtimes (crun 1.8) know no other version.
+            oci.oci_version = "1.0.2".into();
             let RuntimeConfig { program, args } = external.clone();
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
         }

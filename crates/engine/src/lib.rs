@@ -76,6 +76,19 @@ pub struct EngineConfig {
     pub network: NetworkConfig,
 }
 
+/// Names of the built-in runtime: its own, and those that clients of Docker give for the default one.
+const BUILT_IN_RUNTIMES: [&str; 4] = ["", "naru", "runc", "io.containerd.runc.v2"];
+
+impl EngineConfig {
+    /// The runtime of that name; none for the built-in one.
+    pub fn runtime(&self, name: &str) -> Result<Option<&RuntimeConfig>> {
+        match self.runtimes.get(name) {
+            None if !BUILT_IN_RUNTIMES.contains(&name) => Err(EngineError::invalid(format!("unknown or invalid runtime name: {name}"))),
+            found => Ok(found),
+        }
+    }
+}
+
 /// The engine's state; shared by the actors and the fronts.
 pub struct Inner {
     pub(crate) config: EngineConfig,

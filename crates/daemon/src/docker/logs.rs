@@ -34,8 +34,9 @@ impl Style {
             text.push(' ');
         }
         if self.details {
-            let pairs: Vec<String> =
-                line.attrs.iter().map(|(k, v)| format!("{}={}", naru_api::query::encode(k), naru_api::query::encode(v))).collect();
+            // As Go's url.QueryEscape.
+            let escaped = |text: &str| naru_api::query::encode(text).replace("%20", "+");
+            let pairs: Vec<String> = line.attrs.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value))).collect();
             text.push_str(&pairs.join(","));
             text.push(' ');
         }

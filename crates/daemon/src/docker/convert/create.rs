@@ -90,6 +90,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
         front: serde_json::Value::Null,
     };
     let sysctls = host::sysctls(&host, &spec.network.mode, &spec.namespaces.ipc, &spec.namespaces.uts)?;
+    app.config.engine().runtime(&host.runtime)?;
     let front = serde_json::to_value(Front { config, host }).map_err(|error| bad(error.to_string()))?;
     Ok(Checked { spec: ContainerSpec { sysctls, front, ..spec }, warnings })
 }
