@@ -99,6 +99,7 @@ fn junk_in_create_requests_is_a_400() {
         r#""HostConfig":{"IpcMode":"nosuch"}"#,
         r#""HostConfig":{"Dns":["nosuch"]}"#,
         r#""HostConfig":{"OomScoreAdj":5000}"#,
+        r#""HostConfig":{"Runtime":"nosuch"}"#,
     ] {
         let body = format!(r#"{{"Image":"{BOX}","Cmd":["true"],{config}}}"#);
         let (status, text) = daemon.api("POST", "/containers/create", Some(&body));

@@ -4,6 +4,7 @@ use naru_e2e::{BOX, Daemon, name, shared};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 fn now() -> String {
@@ -124,25 +125,24 @@ fn events_come_while_they_happen() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
-    // Whether the client listens already cannot be seen; what it is told of does not matter.
-    let wake = std::thread::spawn({
-        let name = name.clone();
-        move || {
-            let daemon = shared();
-            daemon.ok(&["create", "--name", &name, BOX, "sleep", "1000"]);
-            while daemon.run(&["rename", &name, &name]).code != 0 && daemon.run(&["start", &name]).code == 0 {
-                if daemon.run(&["pause", &name]).code != 0 || daemon.run(&["unpause", &name]).code != 0 {
-                    break;
-                }
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sleep", "1000"]);
+    // Whether the client listens already cannot be seen: something happens until it tells of it.
+    let heard = AtomicBool::new(false);
+    let told: Vec<String> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !heard.load(Ordering::Relaxed) {
+                daemon.ok(&["pause", &name]);
+                daemon.ok(&["unpause", &name]);
             }
-        }
+        });
+        let told = lines.by_ref().map(Result::unwrap).skip_while(|action| action != "pause").take(2).collect();
+        heard.store(true, Ordering::Relaxed);
+        told
     });
-    let told: Vec<String> = lines.by_ref().map(Result::unwrap).skip_while(|action| action != "pause").take(2).collect();
     assert_eq!(told, ["pause", "unpause"]);
     daemon.ok(&["rm", "-f", &name]);
-    wake.join().unwrap();
-    let rest: Vec<String> = lines.map_while(|line| line.ok().filter(|action| action != "destroy")).collect();
-    assert!(rest.iter().any(|action| action == "kill") && rest.iter().any(|action| action == "die"), "{rest:?}");
+    let rest = lines.map(Result::unwrap).skip_while(|action| action.ends_with("pause"));
+    assert_eq!(rest.take(3).collect::<Vec<_>>(), ["kill", "die", "destroy"]);
     client.kill().unwrap();
     client.wait().unwrap();
 }

@@ -9,6 +9,8 @@ fn lives_a_life(program: &str) {
     }
     let daemon = Daemon::with_flags(&["--add-runtime", &format!("other={program}")]);
     assert!(daemon.ok(&["info", "--format", "{{json .Runtimes}}"]).contains(program));
+    // Docker's own name for it is the built-in one's, also where another is registered.
+    assert_eq!(daemon.ok(&["run", "--rm", "--runtime", "runc", BOX, "echo", "built in"]), "built in");
     let first = daemon.run(&["run", "--rm", "--runtime", "other", BOX, "echo", "hi"]);
     if first.code != 0 {
         // A runtime may refuse the host's control groups: then it must be said, and nothing may stay.
@@ -56,7 +58,7 @@ fn runc_lives_a_life() {
 #[test]
 fn a_runtime_that_is_not_there_is_named() {
     let daemon = Daemon::with_flags(&["--add-runtime", "gone=/no/such/runtime"]);
-    let error = daemon.fails(125, &["run", "--rm", "--runtime", "gone", BOX, "true"]);
+    let error = daemon.fails(127, &["run", "--rm", "--runtime", "gone", BOX, "true"]);
     assert!(error.contains("/no/such/runtime"), "{error}");
     assert!(daemon.fails(125, &["run", "--rm", "--runtime", "unknown", BOX, "true"]).contains("unknown"));
     let ids = daemon.ok(&["ps", "-aq"]);
