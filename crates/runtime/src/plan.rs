@@ -162,7 +162,7 @@ impl ProcessPlan {
         let no_home = !self.environment.iter().any(|entry| entry.starts_with("HOME="));
         if self.username.is_empty() {
             if no_home {
-                let home = user::resolve(root, &self.uid.to_string(), &[])?.home;
+                let home = user::home(root, self.uid);
                 self.environment.push(format!("HOME={home}"));
             }
             return Ok(());

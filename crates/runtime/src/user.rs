@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::rootfs::open_in;
 use rustix::fs::{FileType, Mode, OFlags};
+use std::collections::HashSet;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -52,6 +53,12 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str, extra_groups: &[String]) -> Res
     resolve_in(&passwd, &groups, user, extra_groups)
 }
 
+/// The home directory of a number, `/` when unknown.
+pub(crate) fn home(root: BorrowedFd<'_>, uid: u32) -> String {
+    let found = users(&content(root, "/etc/passwd")).into_iter().find(|known| known.uid == uid);
+    found.map(|found| found.home).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned())
+}
+
 fn resolve_in(users: &[User], groups: &[Group], text: &str, extra_groups: &[String]) -> Result<ResolvedUser> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, group),
@@ -77,14 +84,15 @@ fn resolve_in(users: &[User], groups: &[Group], text: &str, extra_groups: &[Stri
     } else {
         gid = group_id(groups, group)?;
     }
-    let mut additional_gids = vec![gid];
     for extra in extra_groups {
         listed.push(group_id(groups, extra)?);
     }
-    for one in listed {
-        if !additional_gids.contains(&one) {
-            additional_gids.push(one);
-        }
+    listed.insert(0, gid);
+    let mut seen = HashSet::new();
+    let additional_gids: Vec<u32> = listed.into_iter().filter(|one| seen.insert(*one)).collect();
+    // The image's files may say 2^32-1, too, which the kernel takes for "as it is": the process would stay root.
+    if additional_gids.iter().chain([&uid]).any(|number| u64::from(*number) > MAX_ID) {
+        return Err(out_of_range());
     }
     let home = found.map(|found| found.home.clone()).filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned());
     Ok(ResolvedUser { uid, gid, additional_gids, home, name: found.map(|found| found.name.clone()) })
@@ -106,8 +114,12 @@ fn id(text: &str) -> Result<Option<u32>> {
     }
     match text.parse::<u64>() {
         Ok(number) if number <= MAX_ID => Ok(Some(number as u32)),
-        _ => Err(Error::Invalid("uids and gids must be in range 0-2147483647".into())),
+        _ => Err(out_of_range()),
     }
+}
+
+fn out_of_range() -> Error {
+    Error::Invalid("uids and gids must be in range 0-2147483647".into())
 }
 
 /// The beginning of a regular file inside the root; empty when there is none.
@@ -200,6 +212,26 @@ mod tests {
         }
         assert!(run("", &["nogroup"]).is_err());
         assert_eq!(run("ghost", &[]).unwrap_err().to_string(), "unable to find user ghost: no matching entries in passwd file");
+    }
+
+    #[test]
+    fn numbers_of_the_files_are_checked() {
+        let passwd = "evil:x:4294967295:0::/:\nodd:x:0:4294967295::/:\nmember:x:1:1::/:\nplain:x:2:2::/:\n";
+        let group = "all:x:4294967295:member\n";
+        let run = |user: &str| resolve_in(&users(passwd), &groups(group), user, &[]);
+        for user in ["evil", "odd", "member", "plain:all"] {
+            assert!(run(user).is_err(), "{user}");
+        }
+        assert_eq!(run("plain").unwrap().uid, 2);
+    }
+
+    #[test]
+    fn many_groups_cost_little() {
+        let group: String = (0..90_000).map(|gid| format!("g::{gid}:u\n")).collect();
+        let before = std::time::Instant::now();
+        let found = resolve_in(&users("u::1:0::/:\n"), &groups(&group), "u", &[]).unwrap();
+        assert_eq!(found.additional_gids.len(), 90_000);
+        assert!(before.elapsed().as_secs() < 5);
     }
 
     proptest! {
