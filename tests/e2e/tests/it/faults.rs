@@ -86,6 +86,54 @@ fn a_daemon_killed_at_any_moment_leaves_before_or_after() {
 }
 
 #[test]
+fn a_daemon_killed_while_it_loads_keeps_no_part_of_an_image() {
+    let mut daemon = Daemon::start();
+    // Random bytes: neither compression nor holes make it small.
+    let mut state: u64 = 1;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_le_bytes()
+    };
+    let files: Vec<Vec<u8>> = (0..24)
+        .map(|number| {
+            let data: Vec<u8> = (0..1 << 17).flat_map(|_| random()).collect();
+            crate::image::entry(b'0', &format!("file{number}"), "", &data)
+        })
+        .collect();
+    let image = crate::image::image("big:1", &[crate::image::archive(&files)], "");
+    let held = |daemon: &Daemon| {
+        ["d/blobs/sha256", "d/layers"].map(|folder| {
+            let mut names: Vec<_> = std::fs::read_dir(daemon.root.join(folder)).unwrap().map(|file| file.unwrap().file_name()).collect();
+            names.sort();
+            names
+        })
+    };
+    let before = held(&daemon);
+    let start = std::time::Instant::now();
+    assert_eq!(daemon.feed(&["load"], &image).code, 0);
+    let whole = start.elapsed();
+    let full = held(&daemon);
+    assert_ne!(full, before);
+    daemon.ok(&["rmi", "big:1"]);
+    assert_eq!(held(&daemon), before, "a removed image leaves nothing");
+    for part in 1..=8 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| daemon.feed(&["load"], &image));
+            std::thread::sleep(whole * part / 9);
+            daemon.kill();
+        });
+        daemon.launch();
+        let listed = daemon.run(&["image", "inspect", "big:1"]).code == 0;
+        if listed {
+            assert_eq!(daemon.ok(&["run", "--rm", "big:1", "sh", "-c", "cat /file* | wc -c"]), (24_usize << 20).to_string());
+            daemon.ok(&["rmi", "big:1"]);
+        }
+        daemon.until_clean();
+        assert_eq!(held(&daemon), before, "killed after {part}/9, listed: {listed}");
+    }
+}
+
+#[test]
 fn a_killed_monitor_is_an_exit_with_137() {
     let daemon = Daemon::start();
     daemon.ok(&["run", "-d", "--name", "once", BOX, "sleep", "1000"]);

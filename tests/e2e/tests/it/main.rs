@@ -1,6 +1,4 @@
 //! The engine from outside, through a client, with real containers.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
