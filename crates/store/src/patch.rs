@@ -3,9 +3,10 @@
 //! Quoting and expansion are Docker's: single quotes are literal, in double quotes and bare words a backslash escapes
 //! and `$name`, `${name}`, `${name:-default}`, `${name:+other}` are replaced from the config's own environment.
 
-use crate::config::{Healthcheck, RunConfig};
+use crate::config::{Healthcheck, MAX_METADATA, RunConfig};
 use crate::error::{Error, Result};
 use naru_types::Signal;
+use std::cell::Cell;
 
 /// Parsed changes, applied in order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,9 +78,10 @@ impl ConfigPatch {
     /// Applies the changes.
     pub fn apply(&self, config: &mut RunConfig) -> Result<()> {
         let mut cmd_was_set = false;
+        // Variables that name each other double with every line; a larger config could not be read again.
+        let budget = Cell::new(MAX_METADATA as usize);
         for change in &self.changes {
-            let env = config.env.clone();
-            let expand = |text: &str| expand(text, &env);
+            let expand = |text: &str| expand(text, &config.env, &budget);
             match change {
                 Change::Cmd(command) => {
                     config.cmd = Some(command.words(config.shell.as_deref()));
@@ -93,8 +95,8 @@ impl ConfigPatch {
                     }
                 }
                 Change::Env(pairs) => {
-                    for (key, value) in pairs {
-                        let (key, value) = (expand(key)?, expand(value)?);
+                    let expanded: Vec<_> = pairs.iter().map(|(key, value)| Ok((expand(key)?, expand(value)?))).collect::<Result<_>>()?;
+                    for (key, value) in expanded {
                         let entry = format!("{key}={value}");
                         match config.env.iter_mut().find(|e| e.split('=').next() == Some(&key)) {
                             Some(old) => *old = entry,
@@ -225,8 +227,8 @@ fn split(text: &str) -> Vec<String> {
     words
 }
 
-/// Removes quotes and escapes, replaces variables.
-fn expand(text: &str, env: &[String]) -> Result<String> {
+/// Removes quotes and escapes, replaces variables; takes the length of the result from the budget.
+fn expand(text: &str, env: &[String], budget: &Cell<usize>) -> Result<String> {
     let lookup = |name: &str| env.iter().rev().find_map(|e| e.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value));
     let mut out = String::new();
     let mut chars = text.chars().peekable();
@@ -265,7 +267,11 @@ fn expand(text: &str, env: &[String]) -> Result<String> {
             }
             c => out.push(c),
         }
+        if out.len() > budget.get() {
+            return Err(Error::TooLarge { what: "image config".into(), limit: "4 MiB".into() });
+        }
     }
+    budget.set(budget.get() - out.len());
     Ok(out)
 }
 
@@ -394,6 +400,16 @@ mod tests {
         }
         assert_eq!(applied(&["ENV PATH=/x"]).env, ["PATH=/x"]);
         assert_eq!(applied(&["LABEL a=1 b=\"2 3\""]).labels.get("b").unwrap(), "2 3");
+    }
+
+    #[test]
+    fn doubling_ends() {
+        let lines = ["ENV A=12345678".to_owned()].into_iter().chain((0..40).map(|_| "ENV A=$A$A".to_owned()));
+        let patch = ConfigPatch::parse(&lines.collect::<Vec<_>>()).unwrap();
+        assert!(matches!(patch.apply(&mut RunConfig::default()), Err(Error::TooLarge { .. })));
+        let many = format!("ENV A={}\nENV {}", "x".repeat(100_000), (0..100).map(|n| format!("B{n}=$A ")).collect::<String>());
+        let patch = ConfigPatch::parse(&[many]).unwrap();
+        assert!(matches!(patch.apply(&mut RunConfig::default()), Err(Error::TooLarge { .. })));
     }
 
     #[test]
