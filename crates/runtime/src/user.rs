@@ -226,12 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn many_groups_cost_little() {
+    fn many_groups_are_taken() {
         let group: String = (0..90_000).map(|gid| format!("g::{gid}:u\n")).collect();
-        let before = std::time::Instant::now();
         let found = resolve_in(&users("u::1:0::/:\n"), &groups(&group), "u", &[]).unwrap();
         assert_eq!(found.additional_gids.len(), 90_000);
-        assert!(before.elapsed().as_secs() < 5);
     }
 
     proptest! {

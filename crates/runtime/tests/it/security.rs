@@ -255,7 +255,10 @@ pub fn sysctls_reach_only_their_files() {
         b.spec.linux_mut().readonly_paths.clear();
     });
     let output = outcome(builder.bind(&fake, "/proc", &[]));
-    assert_eq!(output, Ok((0, "untouched\n".into())));
+    assert_eq!(output, Err("/proc cannot be mounted because it is inside /proc".into()));
+    let without = command(&["cat", "/proc/sys/net/ipv4/ip_forward"])
+        .with(|b| drop(b.spec.linux_mut().sysctl.insert("net.ipv4.ip_forward".into(), "1".into())));
+    assert_eq!(without.run().stdout, "1\n");
     let (_, message) = command(&["true"]).with(|b| drop(b.spec.linux_mut().sysctl.insert("kernel.core_pattern".into(), "x".into()))).fail();
     assert_eq!(message, "sysctl \"kernel.core_pattern\" is not in a separate kernel namespace");
 }
