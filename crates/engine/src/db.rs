@@ -11,7 +11,7 @@
 
 use crate::error::{EngineError, Result};
 use rusqlite::{Connection, params};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -26,6 +26,46 @@ enum Write {
     DeleteContainer { id: String },
     PutVolume { name: String, record: String },
     DeleteVolume { name: String },
+}
+
+impl Write {
+    /// Whether it tells what has happened or frees space: such writes may use the reserve.
+    fn is_due(&self) -> bool {
+        !matches!(self, Write::PutContainer { .. } | Write::PutSpec { .. } | Write::PutVolume { .. })
+    }
+}
+
+/// Space kept for the time when a container has filled the disk: what ends must still be recorded and removed then.
+struct Reserve(PathBuf);
+
+impl Reserve {
+    const SIZE: u64 = 1 << 20;
+
+    /// Takes the space, or as much as there is.
+    fn fill(&self) {
+        let held = std::fs::metadata(&self.0).map_or(0, |status| status.len());
+        if held >= Self::SIZE {
+            return;
+        }
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.0);
+        let take = |size: u64| match &file {
+            Ok(file) => rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size).is_ok(),
+            Err(_) => false,
+        };
+        let sizes = std::iter::successors(Some(Self::SIZE), |size| Some(size / 2)).take_while(|size| *size > held.max(4096));
+        if !sizes.into_iter().any(take) {
+            tracing::debug!(held, "no space for the whole reserve");
+        }
+    }
+
+    /// Gives the space back; whether there was any.
+    fn release(&self) -> bool {
+        std::fs::remove_file(&self.0).is_ok()
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
 }
 
 struct Job {
@@ -78,11 +118,13 @@ impl Db {
             return Err(EngineError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
         }
         let loaded = Loaded { containers: read_containers(&connection)?, volumes: read_volumes(&connection)? };
+        let reserve = Reserve(path.with_extension("reserve"));
+        reserve.fill();
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()
             .name("naru-db".into())
             .stack_size(256 << 10)
-            .spawn(move || write_all(connection, &queue))
+            .spawn(move || write_all(connection, &reserve, &queue))
             .map_err(EngineError::io("start the thread that writes", path))?;
         Ok((Db { jobs }, loaded))
     }
@@ -144,10 +186,22 @@ fn read_volumes(connection: &Connection) -> Result<Vec<(String, String)>> {
 }
 
 /// The writer thread: everything that waits goes into one transaction.
-fn write_all(mut connection: Connection, queue: &mpsc::Receiver<Job>) {
+fn write_all(mut connection: Connection, reserve: &Reserve, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter().take(255)).collect();
-        let result = transact(&mut connection, &jobs);
+        let mut result = transact(&mut connection, &jobs);
+        let full = result.as_ref().is_err_and(is_full);
+        if full && jobs.iter().any(|job| job.write.is_due()) && reserve.release() {
+            tracing::warn!("the disk of the data root is full; using the reserve");
+            result = transact(&mut connection, &jobs);
+            // The log is then written from its start again and needs no more space.
+            if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+                tracing::debug!(%error, "cannot write the log back");
+            }
+        }
+        if result.is_ok() || full {
+            reserve.fill();
+        }
         if let Err(error) = &result {
             tracing::error!(%error, "cannot write the state database");
         }
