@@ -107,6 +107,7 @@ while kill -0 "$(cat "$1/pid" 2>/dev/null)" 2>/dev/null; do sleep 0.05; done
 for p in /sys/fs/cgroup/*/"$3" /sys/fs/cgroup/"$3"; do [ -d "$p" ] || continue
   for f in "$p"/*/cgroup.procs; do [ -e "$f" ] && kill -9 $(cat "$f") 2>/dev/null; done
   find "$p" -depth -type d -exec rmdir {} + 2>/dev/null; done
+umount -l "$1/d" 2>/dev/null
 ip link del "$2" 2>/dev/null || busybox ip link del "$2" 2>/dev/null
 rm -rf "$1"
 "#;
@@ -237,7 +238,9 @@ impl Daemon {
         }
         let root = self.root.display().to_string();
         let mounts = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.pid())).unwrap_or_default();
-        found.extend(mounts.lines().filter(|line| line.contains(&root)).map(|line| format!("mount {line}")));
+        // The data root itself may be a mount of the test.
+        let data = format!(" {root}/d ");
+        found.extend(mounts.lines().filter(|line| line.contains(&root) && !line.contains(&data)).map(|line| format!("mount {line}")));
         for process in names("/proc".into()) {
             let comm = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
             let holds = || names(process.join("fd")).iter().any(|fd| fd.read_link().is_ok_and(|path| path.starts_with(&self.root)));

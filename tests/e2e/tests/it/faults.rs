@@ -1,6 +1,7 @@
 //! What is killed at the worst moment leaves nothing behind and nothing unusable.
 
-use naru_e2e::{BOX, Daemon, parent};
+use naru_e2e::{BOX, Daemon, busybox_archive, parent};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -185,5 +186,46 @@ fn an_ended_daemon_keeps_its_containers() {
     let state = daemon.inspect("kept");
     assert_eq!((&state["State"]["Status"], &state["State"]["Pid"]), (&"running".into(), &pid));
     assert_eq!(daemon.ok(&["exec", "kept", "echo", "fine"]), "fine");
+    remove_all(&daemon);
+}
+
+#[test]
+fn a_full_disk_loses_no_container() {
+    let mut daemon = Daemon::start();
+    daemon.terminate();
+    let data = daemon.root.join("d");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&data).status().unwrap();
+    assert!(mounted.success());
+    daemon.launch();
+    assert_eq!(daemon.feed(&["import", "-", BOX], busybox_archive()).code, 0);
+    daemon.ok(&["run", "-d", "--name", "held", BOX, "sleep", "1000"]);
+    daemon.ok(&["run", "-d", "--name", "ends", BOX, "sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; exit 6"]);
+    daemon.ok(&["exec", "ends", "mkdir", "-p", "/tmp"]);
+    daemon.run(&["run", "--name", "filler", BOX, "dd", "if=/dev/zero", "of=/big", "bs=64k"]);
+    // What the records of the end have left is filled too.
+    let more = daemon.run(&["exec", "held", "sh", "-c", "cat /dev/zero > /more; cat /dev/zero > /last"]);
+    assert!(more.err.contains("No space left on device"), "{more:?}");
+
+    // What reads and what ends goes on.
+    assert_eq!(daemon.ok(&["ps", "-aq"]).lines().count(), 3);
+    daemon.ok(&["logs", "held"]);
+    daemon.ok(&["stop", "-t", "0", "held"]);
+    assert_eq!(daemon.inspect("held")["State"]["Status"], "exited");
+    let refused = daemon.run(&["run", "-d", "--name", "new", BOX, "sleep", "1000"]);
+    assert!(refused.code == 0 || refused.err.trim().len() > 20, "{refused:?}");
+
+    daemon.kill();
+    daemon.launch();
+    let names = daemon.ok(&["ps", "-a", "--format", "{{.Names}}"]);
+    for name in ["held", "ends", "filler"] {
+        assert!(names.lines().any(|line| line == name), "{name} of {names}");
+        daemon.inspect(name);
+    }
+    assert_eq!(daemon.inspect("ends")["State"]["Status"], "running");
+    assert_eq!(daemon.inspect("held")["State"]["Running"], false);
+    daemon.ok(&["rm", "filler"]);
+    daemon.ok(&["exec", "ends", "touch", "/tmp/go"]);
+    assert_eq!(daemon.ok(&["wait", "ends"]), "6");
+    assert_eq!(daemon.ok(&["run", "--rm", BOX, "echo", "fine"]), "fine");
     remove_all(&daemon);
 }
