@@ -1,6 +1,7 @@
 //! What a container gets when nobody says otherwise: Docker's defaults, hardened where no program can tell.
 
 use crate::spec::{Capabilities, Device, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Root, Spec};
+use std::sync::OnceLock;
 
 /// Files of `/proc` that may be mounted over, as tools like lxcfs do; none of them guards or steers anything.
 pub const MOUNTABLE_IN_PROC: [&str; 11] = [
@@ -118,6 +119,12 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 /// The masked paths of this host, those of each CPU included.
 pub fn masked_paths() -> Vec<String> {
+    // Looked up once: opening a directory of sysfs waits while any network device goes away, tens of milliseconds.
+    static PATHS: OnceLock<Vec<String>> = OnceLock::new();
+    PATHS.get_or_init(find_masked_paths).clone()
+}
+
+fn find_masked_paths() -> Vec<String> {
     let mut paths: Vec<String> = MASKED_PATHS.iter().map(|&path| path.to_owned()).collect();
     if let Ok(entries) = std::fs::read_dir("/sys/devices/system/cpu") {
         for entry in entries.flatten() {

@@ -36,8 +36,11 @@ pub fn resources(host: &HostConfig) -> Result<Resources> {
 
 /// The default limit of tasks, a quarter of the kernel's pids at most.
 pub fn default_pids_limit() -> i64 {
-    let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse::<i64>().ok());
-    DEFAULT_PIDS.min(pid_max.map_or(DEFAULT_PIDS, |max| max / 4))
+    static LIMIT: std::sync::OnceLock<i64> = std::sync::OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let pid_max = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|text| text.trim().parse::<i64>().ok());
+        DEFAULT_PIDS.min(pid_max.map_or(DEFAULT_PIDS, |max| max / 4))
+    })
 }
 
 fn pids(host: &HostConfig) -> Option<Pids> {
