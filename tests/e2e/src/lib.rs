@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -372,6 +372,15 @@ impl Drop for Daemon {
 pub fn shared() -> &'static Daemon {
     static SHARED: OnceLock<Daemon> = OnceLock::new();
     SHARED.get_or_init(Daemon::start)
+}
+
+/// Tells threads to end when it goes, also by a failure: a scope would wait for them for ever.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Pid of the parent of a process: of a container's process it is the monitor.

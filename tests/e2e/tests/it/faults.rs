@@ -1,6 +1,6 @@
 //! What is killed at the worst moment leaves nothing behind and nothing unusable.
 
-use naru_e2e::{BOX, Daemon, busybox_archive, parent};
+use naru_e2e::{BOX, Daemon, Over, busybox_archive, parent};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,8 +73,8 @@ fn a_daemon_killed_at_any_moment_leaves_before_or_after() {
             moment ^= moment >> 7;
             moment ^= moment << 17;
             std::thread::sleep(Duration::from_millis(50 + moment % 700));
+            let _over = Over(over);
             daemon.kill();
-            over.store(true, Ordering::Relaxed);
         });
         daemon.launch();
         all_is_usable(&daemon);

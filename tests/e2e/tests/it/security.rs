@@ -1,8 +1,9 @@
 //! Known ways out of containers, each tried.
 
 use crate::image::{archive, entry, image};
-use naru_e2e::{BOX, name, program, shared};
+use naru_e2e::{BOX, Over, name, program, shared};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a host file would give away.
 fn secret() -> (tempfile::TempDir, String) {
@@ -244,4 +245,36 @@ grep -c cgroup /proc/mounts"#;
         let text = daemon.ok(&args);
         assert!(text.parse::<u32>().is_ok_and(|count| count > 0), "{text}");
     }
+}
+
+/// CVE-2021-30465, CVE-2024-45310: a directory swapped for a link during the start leads no mount and no file outside.
+#[test]
+fn a_swapped_directory_leads_no_mount_outside() {
+    let daemon = shared();
+    let (canary, _) = secret();
+    let shared_folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| shared_folder.path().join(name);
+    std::fs::create_dir(path("a")).unwrap();
+    std::os::unix::fs::symlink(format!("../../../../../../..{}", canary.path().display()), path("b")).unwrap();
+    let volume = format!("{}:/v", shared_folder.path().display());
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                rustix::fs::renameat_with(rustix::fs::CWD, path("a"), rustix::fs::CWD, path("b"), rustix::fs::RenameFlags::EXCHANGE)
+                    .unwrap();
+            }
+        });
+        // The swapping ends, also when this fails.
+        let _over = Over(&over);
+        for round in 0..40 {
+            let tmpfs = format!("/v/a/made{round}");
+            let bind = format!("/etc/hostname:/v/a/file{round}");
+            let result = daemon.run(&["run", "--rm", "-v", &volume, "--tmpfs", &tmpfs, "-v", &bind, "-w", "/v/a", BOX, "cat", "secret"]);
+            assert!(!result.out.contains("of the host"), "{result:?}");
+        }
+    });
+    assert_eq!(std::fs::read_dir(canary.path()).unwrap().count(), 1, "only the secret lies there");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&canary.path().display().to_string()), "{mounts}");
 }
