@@ -1,11 +1,18 @@
-//! The tar reader: any bytes; what was read is written again and must read the same.
+//! The tar reader: any bytes, with the checksums of what looks like a header put right, for else most mutations would end
+//! there; what was read is written again and must read the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use naru_store::tar::{Kind, Reader, Writer};
 
 fuzz_target!(|data: &[u8]| {
-    let mut reader = Reader::new(data);
+    let mut data = data.to_vec();
+    for block in data.chunks_exact_mut(512).filter(|block| &block[257..262] == b"ustar") {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    }
+    let mut reader = Reader::new(&data[..]);
     let mut writer = Writer::new(Vec::new());
     let (mut entries, mut buffer) = (Vec::new(), [0; 700]);
     while let Ok(Some(entry)) = reader.next_entry() {
@@ -23,8 +30,12 @@ fuzz_target!(|data: &[u8]| {
             assert!(end <= entry.size, "an extent ends outside the file");
         } else {
             let whole = entry.kind != Kind::File || entry.size == content.len() as u64;
+            // The writer would fill up with zeroes what is missing.
+            if !whole {
+                return;
+            }
             let written = if entry.kind == Kind::File { writer.file(&entry, &mut &content[..]) } else { writer.entry(&entry) };
-            if written.is_err() || !whole {
+            if written.is_err() {
                 return;
             }
             entries.push((entry, content));
