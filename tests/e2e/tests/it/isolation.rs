@@ -153,8 +153,9 @@ fn nothing_is_left_of_many_runs() {
     }
     daemon.until("everything is as before", || {
         let after = kinds.map(count);
-        // Connections of clients that have just ended may still be open.
-        after[0] <= before[0] + 3 && after[1..] == before[1..]
+        // Network namespaces kept ready hold two descriptors each, and were perhaps not all made at first; a leak of one
+        // descriptor a run is more.
+        after[0] <= before[0] + 12 && after[1..] == before[1..]
     });
 }
 
