@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const DEFAULT_CONFIG: &str = "/etc/naru/daemon.json";
 
@@ -149,6 +150,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// How layers become a root file system.
     pub driver: Driver,
+    /// How long running requests may take when the daemon leaves; none waits for ever.
+    pub shutdown_timeout: Option<Duration>,
     /// A reaper as first process of every container.
     pub init: bool,
     /// The default bridge.
@@ -466,6 +469,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         default_ulimits,
         cgroup_parent: format!("/{}", flags.cgroup_parent.unwrap_or_else(|| "naru".into()).trim_matches('/')),
         driver,
+        shutdown_timeout: shutdown_timeout(flags.shutdown_timeout)?,
         init: flags.init,
         network,
     })
@@ -474,6 +478,18 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
 /// The spawner and the monitors have another working directory than the daemon was started in.
 fn absolute(flag: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     std::path::absolute(&path).map_err(|error| flag_error(format!("invalid --{flag} {}: {error}", path.display())))
+}
+
+/// dockerd's default is 15 seconds; -1 waits for ever.
+fn shutdown_timeout(seconds: Option<i64>) -> Result<Option<Duration>, ConfigError> {
+    match seconds.unwrap_or(15) {
+        -1 => Ok(None),
+        seconds => {
+            let seconds =
+                u64::try_from(seconds).map_err(|_| flag_error(format!("invalid --shutdown-timeout {seconds}: expected seconds, or -1")))?;
+            Ok(Some(Duration::from_secs(seconds)))
+        }
+    }
 }
 
 fn docker_log_check(log: &LogConfig) -> Result<(), ConfigError> {
@@ -569,6 +585,7 @@ mod tests {
             &["--live-restore=false"],
             &["--userns-remap", "default"],
             &["--storage-driver", "zfs"],
+            &["--shutdown-timeout", "-2"],
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

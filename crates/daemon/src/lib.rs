@@ -26,6 +26,8 @@ pub struct App {
     pub config: Config,
     /// One prune at a time.
     pub pruning: tokio::sync::Mutex<()>,
+    /// Read by each request while it is worked on, written by the end of the daemon: it waits for them.
+    pub requests: tokio::sync::RwLock<()>,
     /// When the daemon started.
     pub started: jiff::Timestamp,
     /// Of this data root, for `info`.
@@ -122,6 +124,7 @@ async fn run(config: Config) -> Result<(), DaemonError> {
         id: config::host_id(&config),
         config,
         pruning: tokio::sync::Mutex::new(()),
+        requests: tokio::sync::RwLock::new(()),
         started: jiff::Timestamp::now(),
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), containers = app.engine.containers().len(), "ready");
@@ -132,9 +135,25 @@ async fn run(config: Config) -> Result<(), DaemonError> {
     let server = listen::serve(Arc::clone(&app), listeners);
     tokio::select! {
         () = server => {}
-        signal = termination() => tracing::info!(signal, "leaving; containers go on"),
+        signal = termination() => {
+            tracing::info!(signal, "leaving; containers go on");
+            finish_requests(&app).await;
+        }
     }
     Ok(())
+}
+
+/// Lets requests that are worked on come to their end, for as long as the configuration says.
+async fn finish_requests(app: &App) {
+    let idle = app.requests.write();
+    match app.config.shutdown_timeout {
+        None => drop(idle.await),
+        Some(patience) => {
+            if tokio::time::timeout(patience, idle).await.is_err() {
+                tracing::warn!("requests are still running; they are given up");
+            }
+        }
+    }
 }
 
 /// Waits for a signal that ends the daemon. SIGHUP is none.

@@ -251,14 +251,6 @@ impl Network {
         Ok(())
     }
 
-    /// Makes the rules anew if somebody flushed them.
-    pub fn repair(&self) -> Result<bool> {
-        match &self.bridge {
-            Some(bridge) => Ok(bridge.firewall.repair()?),
-            None => Ok(false),
-        }
-    }
-
     /// Writes the files that tell a container about names; returns them with their places.
     pub(crate) fn write_files(
         &self,

@@ -85,6 +85,8 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     let log = tracing::debug_span!("call", %method, path);
     let call = Call { app, version, query, request };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let owner = Arc::clone(&call.app);
+    let _working = owner.requests.read().await;
     let outcome = route(call, &method, &segments).await;
     drop(log);
     match outcome {

@@ -1,6 +1,6 @@
 //! The wire: versions, headers, bad bodies, bad names; what clients rely on beyond the verbs.
 
-use naru_e2e::{BOX, name, shared};
+use naru_e2e::{BOX, Daemon, name, shared};
 
 #[test]
 fn ping_tells_versions_with_and_without_prefix() {
@@ -132,18 +132,43 @@ fn hostile_bytes_get_an_answer_or_a_closed_connection() {
 
 #[test]
 fn wait_answers_its_headers_before_the_end() {
+    use std::io::{Read, Write};
     let daemon = shared();
     let name = name("wait");
     daemon.ok(&["create", "--name", &name, BOX, "sh", "-c", "exit 4"]);
-    let waiter = std::thread::spawn({
-        let name = name.clone();
-        move || shared().api("POST", &format!("/containers/{name}/wait?condition=next-exit"), None)
-    });
-    // The start comes after the wait, as clients do it; were it the other way round the next exit would never come.
-    daemon.until("the wait is on", || daemon.log().contains("wait?condition=next-exit") || daemon.api("GET", "/_ping", None).0 == 200);
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    stream.set_read_timeout(Some(naru_e2e::PATIENCE)).unwrap();
+    let request =
+        format!("POST /containers/{name}/wait?condition=next-exit HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    // Clients start the container when they have the headers, so these must not wait for it.
+    let mut headers = Vec::new();
+    while !headers.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        headers.push(byte[0]);
+    }
+    assert!(headers.starts_with(b"HTTP/1.1 200"));
+    assert_eq!(daemon.inspect(&name)["State"]["Status"], "created");
     daemon.ok(&["start", &name]);
-    let (status, body) = waiter.join().unwrap();
-    assert!(status == 200 && body.contains("\"StatusCode\":4"), "{status} {body}");
+    let mut body = String::new();
+    stream.read_to_string(&mut body).unwrap();
+    assert!(body.contains("\"StatusCode\":4"), "{body}");
     daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn a_daemon_that_leaves_answers_what_it_works_on() {
+    let daemon = Daemon::start();
+    // Deaf to SIGTERM: the stop takes its two seconds.
+    daemon.ok(&["run", "-d", "--name", "deaf", BOX, "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]);
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| daemon.run(&["stop", "-t", "2", "deaf"]));
+        daemon.until("the stop is on its way", || {
+            daemon.ok(&["events", "--since", "1", "--until", "0s", "--filter", "event=kill", "--format", "x"]).contains('x')
+        });
+        let pid = rustix::process::Pid::from_raw(daemon.pid()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert_eq!(stop.join().unwrap().code, 0);
+    });
 }

@@ -9,6 +9,7 @@ use naru_engine::spec::{
 use naru_types::ByteSize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 /// Rotation that is on by default: 5 files of 20 MiB.
@@ -97,7 +98,15 @@ pub fn security(host: &HostConfig) -> Result<SecuritySpec> {
                 security.seccomp = SeccompChoice::Profile(profile.to_owned());
             }
             Some(("apparmor", profile)) => security.apparmor = Some(profile.to_owned()),
-            Some(("label", value)) => security.label.push(value.to_owned()),
+            Some(("label", value)) => {
+                // Without SELinux there is nothing to label, as Docker sees it; with it a label must not be lost silently.
+                if value != "disable" && Path::new("/sys/fs/selinux/enforce").exists() {
+                    return Err(bad(format!(
+                        "--security-opt {option:?}: SELinux labels are not built into this version; label=disable is"
+                    )));
+                }
+                security.label.push(value.to_owned());
+            }
             Some(("systempaths", "unconfined")) => {
                 security.masked_paths = Some(vec![]);
                 security.readonly_paths = Some(vec![]);
