@@ -8,6 +8,7 @@
 //! | 1 | control connection, then root file system, network namespace and clients as the start frame says | forks a monitor, which reads the start frame from the control connection; no reply |
 //! | 2 | - | replies with a fresh network namespace and a route socket inside it |
 //! | 3 | network namespace | replies with a route socket inside it |
+//! | 4, two ports | network namespace | replies with a UDP and a listening TCP socket on 127.0.0.11 inside it, on these ports if they are free, and a netfilter socket |
 //!
 //! It ends when the daemon's end of the socket closes; monitors do not.
 
@@ -35,6 +36,11 @@ pub const ROLE: &str = "naru-spawner";
 const OP_START: u8 = 1;
 const OP_NETWORK_NAMESPACE: u8 = 2;
 const OP_ROUTE_SOCKET: u8 = 3;
+const OP_RESOLVER_SOCKETS: u8 = 4;
+/// Where containers find their resolver, as in Docker.
+const RESOLVER_ADDRESS: [u8; 4] = [127, 0, 0, 11];
+/// Waiting TCP connections of a container to its resolver.
+const RESOLVER_BACKLOG: i32 = 16;
 /// What the kernel passes in one message (SCM_MAX_FD).
 const MAX_DESCRIPTORS: usize = 253;
 
@@ -58,6 +64,17 @@ pub struct NetworkNamespace {
     pub ns: OwnedFd,
     /// A `NETLINK_ROUTE` socket opened inside it.
     pub route: OwnedFd,
+}
+
+/// Sockets for a resolver that lives in the daemon and is asked from inside a network namespace.
+#[derive(Debug)]
+pub struct ResolverSockets {
+    /// Bound to 127.0.0.11.
+    pub udp: OwnedFd,
+    /// Listens on 127.0.0.11.
+    pub tcp: OwnedFd,
+    /// A `NETLINK_NETFILTER` socket, to lead port 53 to the two.
+    pub netfilter: OwnedFd,
 }
 
 /// Everything a container's start needs.
@@ -144,6 +161,14 @@ impl Spawner {
     pub fn route_socket(&self, ns: BorrowedFd<'_>) -> Result<OwnedFd> {
         let fds = self.ask(&[OP_ROUTE_SOCKET], &[ns], 1)?;
         fds.into_iter().next().ok_or_else(|| Error::Unavailable("the spawner's reply lacks a descriptor".into()))
+    }
+
+    /// Sockets for the resolver inside a network namespace; `ports` (UDP, TCP) are wishes, 0 is any.
+    pub fn resolver_sockets(&self, ns: BorrowedFd<'_>, ports: (u16, u16)) -> Result<ResolverSockets> {
+        let ([a, b], [c, d]) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
+        let mut fds = self.ask(&[OP_RESOLVER_SOCKETS, a, b, c, d], &[ns], 3)?.into_iter();
+        let mut next = || fds.next().ok_or_else(|| Error::Unavailable("the spawner's reply lacks a descriptor".into()));
+        Ok(ResolverSockets { udp: next()?, tcp: next()?, netfilter: next()? })
     }
 
     /// Forks a monitor, which starts the container. The connection returned is an open `Watch` connection: the first
@@ -299,6 +324,8 @@ pub fn main() -> i32 {
     server.serve()
 }
 
+type Sockets = std::result::Result<Vec<OwnedFd>, Errno>;
+
 struct Server {
     threads: SingleThread,
     socket: OwnedFd,
@@ -332,7 +359,15 @@ impl Server {
                 }
                 [OP_ROUTE_SOCKET] => {
                     let reply = match fds.first() {
-                        Some(ns) => self.inside(ns.as_fd()).map(|route| vec![route]),
+                        Some(ns) => self.inside(ns.as_fd(), || Ok(vec![open_route_socket()?])),
+                        None => Err(Errno::INVAL),
+                    };
+                    self.reply(reply);
+                }
+                [OP_RESOLVER_SOCKETS, a, b, c, d] => {
+                    let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                    let reply = match fds.first() {
+                        Some(ns) => self.inside(ns.as_fd(), || resolver_sockets(ports)),
                         None => Err(Errno::INVAL),
                     };
                     self.reply(reply);
@@ -382,10 +417,11 @@ impl Server {
         result
     }
 
-    fn inside(&mut self, ns: BorrowedFd<'_>) -> std::result::Result<OwnedFd, Errno> {
+    /// Opens sockets inside a network namespace.
+    fn inside(&mut self, ns: BorrowedFd<'_>, open: impl FnOnce() -> Sockets) -> Sockets {
         self.home()?;
         process::setns(ns, libc::CLONE_NEWNET as u64)?;
-        let result = open_route_socket();
+        let result = open();
         self.return_home();
         result
     }
@@ -398,4 +434,25 @@ fn own_network_namespace() -> std::result::Result<OwnedFd, Errno> {
 /// NETLINK_ROUTE is protocol 0, the default.
 fn open_route_socket() -> std::result::Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
+}
+
+fn resolver_sockets(ports: (u16, u16)) -> Sockets {
+    use rustix::net::{Ipv4Addr, SocketAddrV4, bind, listen, netlink, socket_with, sockopt};
+    let open = |kind: SocketType, port: u16| -> std::result::Result<OwnedFd, Errno> {
+        let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        if kind == SocketType::STREAM {
+            // Connections of a former daemon may still wait for their end.
+            sockopt::set_socket_reuseaddr(&socket, true)?;
+        }
+        let at = |port| SocketAddrV4::new(Ipv4Addr::from(RESOLVER_ADDRESS), port);
+        match bind(&socket, &at(port)) {
+            Err(Errno::ADDRINUSE) if port != 0 => bind(&socket, &at(0))?,
+            result => result?,
+        }
+        Ok(socket)
+    };
+    let (udp, tcp) = (open(SocketType::DGRAM, ports.0)?, open(SocketType::STREAM, ports.1)?);
+    listen(&tcp, RESOLVER_BACKLOG)?;
+    let netfilter = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+    Ok(vec![udp, tcp, netfilter])
 }
