@@ -25,6 +25,24 @@ pub enum Error {
         /// What was asked for.
         object: String,
     },
+    /// The kernel has no links of this kind.
+    #[error("the kernel of this host lacks {kind} links; load or build the module {kind}")]
+    Unsupported {
+        /// As the kernel calls it.
+        kind: &'static str,
+    },
+    /// The link a network should hang on does not exist.
+    #[error("-o parent interface was not found on the host: {name}")]
+    NoParent {
+        /// What was asked for.
+        name: String,
+    },
+    /// The name asks for a VLAN that cannot be.
+    #[error("parent interface {name} must be an existing link or LINK.VLAN with a VLAN of 1 to 4094")]
+    BadParent {
+        /// What was asked for.
+        name: String,
+    },
     /// The host port is taken by another container of this engine.
     #[error("Bind for {address} failed: port is already allocated by {owner}")]
     PortAllocated {
@@ -113,6 +131,8 @@ impl Error {
             Error::PoolExhausted { .. } | Error::NoFreeSubnet => ErrorKind::Unavailable,
             Error::AddressInUse { .. } | Error::Overlap { .. } => ErrorKind::Forbidden,
             Error::BadAddress { .. } | Error::Parse(_) => ErrorKind::InvalidArgument,
+            Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::NoParent { .. } | Error::BadParent { .. } => ErrorKind::InvalidArgument,
             Error::Kernel { .. } | Error::Answer { .. } | Error::File { .. } => ErrorKind::Internal,
         }
     }

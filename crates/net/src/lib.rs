@@ -12,6 +12,7 @@
 #![warn(missing_docs)]
 
 mod address;
+mod children;
 mod error;
 mod firewall;
 pub mod hosts;
@@ -21,9 +22,14 @@ mod netlink;
 mod nft;
 pub mod ports;
 pub mod proxy;
+mod rates;
 pub mod resolv;
+mod rtnetlink;
 
 pub use address::{IpNet, LinkName, MacAddress, Protocol};
+pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Parent};
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, PortMap, enable_forwarding};
-pub use links::{Bridge, Link, Links, VethPlan};
+pub use links::{Bridge, Links, VethPlan};
+pub use rates::Rate;
+pub use rtnetlink::Link;

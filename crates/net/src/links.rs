@@ -2,55 +2,25 @@
 //!
 //! All links of one engine carry its group number, so that what a dead engine left can be told from everything else.
 //! A container's pair is made in one message: host end with name, bridge and up, the other end with name and hardware
-//! address already in the container's namespace. It vanishes with that namespace; nothing needs to be removed.
+//! address already in the container's namespace. It vanishes with that namespace; only a detour for its rate is left then.
+//!
+//! Links with IPv6 get their link-local address here, as all others without duplicate detection: they are usable at once,
+//! not a second later. Containers take no router advertisements, which any neighbour could send.
 
-use crate::address::{IpNet, LinkName, MacAddress, octets};
+use crate::address::{IpNet, LinkName, MacAddress};
 use crate::error::{Error, Result};
-use crate::netlink::{Answer, Batch, Socket, flags};
+use crate::netlink::{Batch, Socket, flags};
+use crate::rates::{Rate, detour, shape};
+use crate::rtnetlink::{
+    GET_LINK, Link, NEW_LINK, add_address, add_default_route, get_link, ifla, interface, link_local, link_of, look_at, looked_at,
+    remove_link, replace_default_route, routes, without_own_ipv6,
+};
 use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{LazyLock, Mutex};
-
-const NEW_LINK: u16 = 16;
-const DEL_LINK: u16 = 17;
-const GET_LINK: u16 = 18;
-const NEW_ADDRESS: u16 = 20;
-const NEW_ROUTE: u16 = 24;
-const GET_ROUTE: u16 = 26;
-
-/// Attributes of a link (`IFLA_*`).
-mod ifla {
-    pub const ADDRESS: u16 = 1;
-    pub const IFNAME: u16 = 3;
-    pub const MTU: u16 = 4;
-    pub const MASTER: u16 = 10;
-    pub const LINKINFO: u16 = 18;
-    pub const AF_SPEC: u16 = 26;
-    pub const GROUP: u16 = 27;
-    pub const NET_NS_FD: u16 = 28;
-    pub const INFO_KIND: u16 = 1;
-    pub const INFO_DATA: u16 = 2;
-    pub const INFO_SLAVE_KIND: u16 = 4;
-    pub const INFO_SLAVE_DATA: u16 = 5;
-    pub const VETH_PEER: u16 = 1;
-    pub const BRIDGE_STP: u16 = 5;
-    pub const PORT_HAIRPIN: u16 = 4;
-    pub const PORT_ISOLATED: u16 = 33;
-    pub const INET6_ADDR_GEN_MODE: u16 = 8;
-}
-
-const UP: u32 = 1;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// No link-local address, no router solicitations: for links of networks without IPv6.
-const GEN_MODE_NONE: u8 = 1;
-/// No duplicate detection: the engine hands each address out once.
-const ADDRESS_NO_DAD: u8 = 2;
-const ROUTE_TABLE_MAIN: u8 = 254;
-const ROUTE_PROTOCOL_STATIC: u8 = 4;
-const ROUTE_UNICAST: u8 = 1;
+use std::sync::Mutex;
 
 /// A bridge and the host's addresses on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,33 +46,15 @@ pub struct VethPlan {
     pub mac: MacAddress,
     /// Addresses in the container.
     pub addresses: Vec<IpNet>,
-    /// Default routes in the container, at most one of each family.
+    /// Default routes in the container, at most one of each family; none where another link has them, see
+    /// [`Links::set_default_routes`].
     pub gateways: Vec<IpAddr>,
     /// The kernel's default when absent.
     pub mtu: Option<u32>,
     /// Containers of this bridge must not reach each other.
     pub isolated: bool,
-}
-
-/// What is known of a link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Hardware address, where it has one of six bytes.
-    pub mac: Option<MacAddress>,
-    /// Its MTU.
-    pub mtu: u32,
-    /// True when it is up.
-    pub up: bool,
-    /// The group; the engine's own for its links.
-    pub group: u32,
-    /// `bridge`, `veth`, ...; empty for hardware.
-    pub kind: String,
-    /// The bridge it belongs to.
-    pub master: Option<u32>,
+    /// Limits, which the container cannot take away.
+    pub rate: Option<Rate>,
 }
 
 /// The host's links, as one engine works with them.
@@ -118,101 +70,17 @@ fn group_of(owner: &str) -> u32 {
     0x4e00_0000 | (hash & 0x00ff_ffff)
 }
 
-fn interface(family: u8, index: u32, up: bool) -> Vec<u8> {
-    let flags = if up { UP } else { 0 };
-    let mut header = vec![family, 0, 0, 0];
-    header.extend(index.to_ne_bytes());
-    header.extend(flags.to_ne_bytes());
-    header.extend(flags.to_ne_bytes());
-    header
-}
-
-/// Keeps the kernel from giving a link an address by itself. It takes this for a link that is there only, and for one
-/// with IPv6 at all.
-fn without_ipv6(batch: &mut Batch, name: &str) {
-    static KERNEL_HAS_IPV6: LazyLock<bool> = LazyLock::new(|| std::path::Path::new("/proc/sys/net/ipv6").exists());
-    if *KERNEL_HAS_IPV6 {
-        batch.begin(NEW_LINK, flags::ACK, "set up link", name, &interface(0, 0, false));
-        batch.text(ifla::IFNAME, name);
-        batch.nest(ifla::AF_SPEC, |b| {
-            b.nest(AF_INET6.into(), |b| b.attribute(ifla::INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE]));
-        });
-    }
-}
-
-fn add_address(batch: &mut Batch, index: u32, address: &IpNet, link: &str) {
-    let (family, flags) = if address.is_ipv4() { (AF_INET, 0) } else { (AF_INET6, ADDRESS_NO_DAD) };
-    let mut header = vec![family, address.prefix(), flags, 0];
-    header.extend(index.to_ne_bytes());
-    batch.begin(NEW_ADDRESS, flags::CREATE | flags::EXCL | flags::ACK, "add address", format!("{address} to {link}"), &header);
-    let bytes = octets(address.address());
-    batch.attribute(2, &bytes);
-    batch.attribute(1, &bytes);
-    // The kernel adds no broadcast address by itself; without one nobody misses it but it is what people expect.
-    if address.is_ipv4() && address.prefix() < 31 {
-        batch.attribute(4, &u32::try_from(address.last()).expect("an IPv4 address has 32 bits").to_be_bytes());
-    }
-}
-
-fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
-    let family = if gateway.is_ipv4() { AF_INET } else { AF_INET6 };
-    let header = [family, 0, 0, 0, ROUTE_TABLE_MAIN, ROUTE_PROTOCOL_STATIC, 0, ROUTE_UNICAST, 0, 0, 0, 0];
-    batch.begin(NEW_ROUTE, flags::CREATE | flags::EXCL | flags::ACK, "add default route", format!("by {gateway}"), &header);
-    batch.attribute(5, &octets(gateway));
-    batch.u32(4, index);
-}
-
-fn link_of(answer: &Answer) -> Option<Link> {
-    let number = |bytes: &[u8]| Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?));
-    let mut link = Link {
-        index: number(answer.0.get(4..)?)?,
-        up: number(answer.0.get(8..)?)? & UP != 0,
-        name: String::new(),
-        mac: None,
-        mtu: 0,
-        group: 0,
-        kind: String::new(),
-        master: None,
-    };
-    let text = |value: &[u8]| String::from_utf8_lossy(value.split(|b| *b == 0).next().unwrap_or_default()).into_owned();
-    for (kind, value) in answer.attributes(16) {
-        match kind {
-            ifla::IFNAME => link.name = text(value),
-            ifla::ADDRESS => link.mac = value.try_into().ok().map(MacAddress),
-            ifla::MTU => link.mtu = number(value)?,
-            ifla::GROUP => link.group = number(value)?,
-            ifla::MASTER => link.master = Some(number(value)?),
-            ifla::LINKINFO => {
-                let kind = crate::netlink::attributes(value).find(|(kind, _)| *kind == ifla::INFO_KIND);
-                link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
-            }
-            _ => {}
-        }
-    }
-    Some(link)
-}
-
-fn get_link<Fd: AsFd>(socket: &Socket<Fd>, name: &str) -> Result<Option<Link>> {
-    let mut batch = Batch::default();
-    batch.begin(GET_LINK, 0, "look at link", name, &interface(0, 0, false));
-    batch.text(ifla::IFNAME, name);
-    match socket.request(batch) {
-        Ok(answers) => {
-            let link = answers.first().and_then(link_of);
-            link.map(Some).ok_or_else(|| Error::Answer { object: format!("link {name}") })
-        }
-        Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 impl Links {
     /// Links of the host for the engine called `owner`.
     pub fn open(owner: &str) -> Result<Links> {
         Ok(Links { socket: Mutex::new(Socket::route()?), group: group_of(owner) })
     }
 
-    fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
+    pub(crate) fn group(&self) -> u32 {
+        self.group
+    }
+
+    pub(crate) fn socket(&self) -> std::sync::MutexGuard<'_, Socket> {
         self.socket.lock().expect("an exchange does not panic")
     }
 
@@ -229,7 +97,11 @@ impl Links {
                 source: std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("it is a {kind}")),
             });
         }
-        let has_ipv6 = bridge.addresses.iter().any(|address| !address.is_ipv4());
+        let mac = MacAddress::random();
+        let mut addresses = bridge.addresses.clone();
+        if present.is_none() {
+            addresses.extend(missing_link_local(&addresses, Some(mac)));
+        }
         let mut batch = Batch::default();
         let create = if present.is_none() { flags::CREATE | flags::EXCL } else { 0 };
         batch.begin(NEW_LINK, create | flags::ACK, "set up bridge", name, &interface(0, 0, true));
@@ -240,20 +112,18 @@ impl Links {
         if present.is_none() {
             batch.u32(ifla::GROUP, self.group);
             // Without one of its own a bridge changes its hardware address with its ports.
-            batch.attribute(ifla::ADDRESS, &MacAddress::random().0);
+            batch.attribute(ifla::ADDRESS, &mac.0);
             batch.nest(ifla::LINKINFO, |b| {
                 b.text(ifla::INFO_KIND, "bridge");
                 b.nest(ifla::INFO_DATA, |b| b.u32(ifla::BRIDGE_STP, 0));
             });
         }
-        if present.is_none() && !has_ipv6 {
-            without_ipv6(&mut batch, name);
+        if present.is_none() {
+            without_own_ipv6(&mut batch, name);
         }
-        batch.begin(GET_LINK, 0, "look at bridge", name, &interface(0, 0, false));
-        batch.text(ifla::IFNAME, name);
-        let answers = socket.request(batch)?;
-        let link = answers.first().and_then(link_of).ok_or_else(|| Error::Answer { object: format!("bridge {name}") })?;
-        for address in &bridge.addresses {
+        look_at(&mut batch, name);
+        let link = looked_at(&socket.request(batch)?, name)?;
+        for address in &addresses {
             let mut batch = Batch::default();
             add_address(&mut batch, link.index, address, name);
             match socket.request(batch) {
@@ -267,7 +137,11 @@ impl Links {
     /// Connects a network namespace to a bridge. `route` is a routing socket opened in the namespace.
     pub fn attach(&self, plan: &VethPlan, namespace: BorrowedFd<'_>, route: BorrowedFd<'_>) -> Result<()> {
         self.make_pair(plan, namespace)?;
-        let inside = configure(plan, &Socket(route));
+        let inside = Inside { name: &plan.container_name, addresses: &plan.addresses, gateways: &plan.gateways };
+        let inside = configure(&inside, namespace, &Socket(route)).and_then(|()| match &plan.rate {
+            Some(rate) if !rate.is_unlimited() => self.set_rate(&plan.host_name, rate),
+            _ => Ok(()),
+        });
         if inside.is_err() {
             self.remove(&plan.host_name)?;
         }
@@ -299,7 +173,7 @@ impl Links {
             });
         });
         // The host has no address on its end, the bridge has.
-        without_ipv6(&mut batch, name);
+        without_own_ipv6(&mut batch, name);
         let hairpin = bridges_are_filtered();
         if plan.isolated || hairpin {
             batch.begin(NEW_LINK, flags::ACK, "set the bridge port of", name, &interface(0, 0, false));
@@ -326,15 +200,40 @@ impl Links {
         }
     }
 
-    /// Removes a link; absent is fine.
+    /// Limits what passes by the pair with this host's end from now on, or frees it. A limit of what the container sends
+    /// needs a link beside the pair, which does not go with the container: [`Links::remove`] removes it.
+    pub fn set_rate(&self, host_name: &LinkName, rate: &Rate) -> Result<()> {
+        shape(&self.socket(), host_name, rate.ingress, rate.egress, self.group)
+    }
+
+    /// Removes a link and what its rate needed; absent is fine.
     pub fn remove(&self, name: &LinkName) -> Result<()> {
-        let mut batch = Batch::default();
-        batch.begin(DEL_LINK, flags::ACK, "remove link", name.as_str(), &interface(0, 0, false));
-        batch.text(ifla::IFNAME, name.as_str());
-        match self.socket().request(batch) {
-            Err(error) if error.errno() == Some(Errno::NODEV) => Ok(()),
-            result => result.map(drop),
+        let socket = self.socket();
+        remove_link(&socket, name)?;
+        remove_link(&socket, &detour(name))
+    }
+
+    /// Makes these the default routes of a network namespace, those of an engine that are not among them go: a network
+    /// was connected or disconnected. At most one of each family; an unspecified address means by the link alone.
+    /// `route` is a routing socket opened in the namespace.
+    pub fn set_default_routes(route: BorrowedFd<'_>, wanted: &[(IpAddr, LinkName)]) -> Result<()> {
+        let socket = Socket(route);
+        let mut kept = Vec::new();
+        for (gateway, name) in wanted {
+            let link = get_link(&socket, name.as_str())?;
+            let link = link.ok_or_else(|| Error::kernel("set default route by", name.as_str(), Errno::NODEV))?;
+            let mut batch = Batch::default();
+            replace_default_route(&mut batch, link.index, *gateway);
+            socket.request(batch)?;
+            kept.push((gateway.is_ipv4(), Some(link.index), Some(*gateway).filter(|gateway| !gateway.is_unspecified())));
         }
+        let mut batch = Batch::default();
+        for route in routes(&socket)?.iter().filter(|route| route.is_engines_default()) {
+            if !kept.contains(&(route.is_ipv4, route.link, route.gateway)) {
+                route.delete_default(&mut batch);
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { socket.request(batch).map(drop) }
     }
 
     /// A link by its name.
@@ -349,29 +248,20 @@ impl Links {
         Ok(self.socket().dump(batch)?.iter().filter_map(link_of).collect())
     }
 
-    /// The networks the host has routes to, default routes left out: new networks must not overlap them.
+    /// The networks the host has routes to, in all tables, default routes left out: new networks must not overlap them.
     pub fn routed_networks(&self) -> Result<Vec<IpNet>> {
-        let mut networks = Vec::new();
-        for family in [AF_INET, AF_INET6] {
-            let mut batch = Batch::default();
-            batch.begin(GET_ROUTE, flags::DUMP, "list", "routes", &[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-            for answer in self.socket().dump(batch)? {
-                let (Some(prefix), Some(table)) = (answer.0.get(1).copied(), answer.0.get(4).copied()) else { continue };
-                let destination = answer.attributes(12).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec());
-                let address = match destination.as_deref() {
-                    Some([a, b, c, d]) => IpAddr::from([*a, *b, *c, *d]),
-                    Some(bytes) => match <[u8; 16]>::try_from(bytes) {
-                        Ok(bytes) => IpAddr::from(bytes),
-                        Err(_) => continue,
-                    },
-                    None => continue,
-                };
-                let is_local = table == 255 || address.is_multicast() || matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                if prefix > 0 && !is_local {
-                    networks.extend(IpNet::new(address, prefix));
-                }
-            }
-        }
+        self.routed(|_| true)
+    }
+
+    /// The same without what is on the links that `is_ours` says: the engine's own bridges, whose subnets it knows.
+    pub fn foreign_networks(&self, is_ours: impl Fn(u32) -> bool) -> Result<Vec<IpNet>> {
+        self.routed(|link| !link.is_some_and(&is_ours))
+    }
+
+    fn routed(&self, counts: impl Fn(Option<u32>) -> bool) -> Result<Vec<IpNet>> {
+        let routes = routes(&*self.socket())?;
+        let counted = routes.iter().filter(|route| !route.is_local() && counts(route.link));
+        let mut networks: Vec<IpNet> = counted.filter_map(|route| route.destination).collect();
         networks.sort_unstable();
         networks.dedup();
         Ok(networks)
@@ -402,25 +292,53 @@ fn bridges_are_filtered() -> bool {
     std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.starts_with(b"1"))
 }
 
+/// A container's link as its namespace sees it.
+pub(crate) struct Inside<'a> {
+    pub name: &'a LinkName,
+    pub addresses: &'a [IpNet],
+    pub gateways: &'a [IpAddr],
+}
+
+/// The link-local address that addresses of IPv6 need beside them.
+fn missing_link_local(addresses: &[IpNet], mac: Option<MacAddress>) -> Option<IpNet> {
+    let is_link_local = |address: &IpNet| matches!(address.address(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let needed = addresses.iter().any(|address| !address.is_ipv4()) && !addresses.iter().any(is_link_local);
+    mac.filter(|_| needed).map(link_local)
+}
+
 /// Inside the container: the link up, its addresses, the default routes.
-fn configure<Fd: AsFd>(plan: &VethPlan, socket: &Socket<Fd>) -> Result<()> {
-    let name = plan.container_name.as_str();
-    let mut batch = Batch::default();
-    if plan.addresses.iter().all(IpNet::is_ipv4) {
-        without_ipv6(&mut batch, name);
+pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, socket: &Socket<Fd>) -> Result<()> {
+    let name = plan.name.as_str();
+    if plan.addresses.iter().any(|address| !address.is_ipv4()) {
+        refuse_advertisements(namespace, name)?;
     }
+    let mut batch = Batch::default();
+    without_own_ipv6(&mut batch, name);
     batch.begin(NEW_LINK, flags::ACK, "set up", name, &interface(0, 0, true));
     batch.text(ifla::IFNAME, name);
-    batch.begin(GET_LINK, 0, "look at", name, &interface(0, 0, false));
-    batch.text(ifla::IFNAME, name);
-    let answers = socket.request(batch)?;
-    let link = answers.first().and_then(link_of).ok_or_else(|| Error::Answer { object: format!("link {name}") })?;
+    look_at(&mut batch, name);
+    let link = looked_at(&socket.request(batch)?, name)?;
     let mut batch = Batch::default();
-    for address in &plan.addresses {
+    for address in plan.addresses.iter().chain(&missing_link_local(plan.addresses, link.mac)) {
         add_address(&mut batch, link.index, address, name);
     }
-    for gateway in &plan.gateways {
+    for gateway in plan.gateways {
         add_default_route(&mut batch, link.index, *gateway);
     }
     if batch.is_empty() { Ok(()) } else { socket.request(batch).map(drop) }
+}
+
+/// Routing messages cannot say it, and the file is that of the namespace of who opens it: a thread goes there and ends.
+fn refuse_advertisements(namespace: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    let write = || {
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+        // What cannot have an address either needs no protection.
+        match std::fs::write(&path, "0") {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        }
+    };
+    let written = std::thread::scope(|scope| scope.spawn(write).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    written.map_err(|source| Error::File { action: "write", path, source })
 }

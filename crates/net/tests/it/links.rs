@@ -59,6 +59,7 @@ fn a_failed_attach_leaves_nothing() {
         gateways: vec![address("10.1.1.1")],
         mtu: None,
         isolated: false,
+        rate: None,
     };
     let error = host.links.attach(&plan, namespace.0.as_fd(), namespace.route_socket().as_fd()).unwrap_err();
     assert!(error.to_string().contains("add default route by 10.1.1.1"), "{error}");
@@ -138,6 +139,7 @@ fn attaching_is_fast() {
             gateways: vec![address("172.30.0.1")],
             mtu: None,
             isolated: false,
+            rate: None,
         };
         let start = Instant::now();
         host.links.attach(&plan, namespace.0.as_fd(), route.as_fd()).unwrap();

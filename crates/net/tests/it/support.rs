@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Namespace(pub File);
 
@@ -89,6 +89,29 @@ impl Namespace {
             let length = socket.recv(&mut buffer).ok()?;
             Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
         })
+    }
+
+    /// What `ip` or `tc` prints in the namespace.
+    pub fn output(&self, command: &str) -> String {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let output = self.run(|| Command::new(words[0]).args(&words[1..]).output().unwrap());
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// How long it takes until `bytes` have arrived at a sink of the namespace `to`.
+    pub fn send(&self, to: &Namespace, address: &str, bytes: usize) -> Duration {
+        let listener = to.run(|| TcpListener::bind(address).unwrap());
+        let sink = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+        });
+        let start = Instant::now();
+        let mut stream = self.run(|| TcpStream::connect(address).unwrap());
+        stream.write_all(&vec![0; bytes]).unwrap();
+        drop(stream);
+        assert_eq!(usize::try_from(sink.join().unwrap()).unwrap(), bytes);
+        start.elapsed()
     }
 
     pub fn ip(&self, arguments: &str) {
@@ -184,6 +207,7 @@ impl Host {
             gateways: vec![gateway],
             mtu: None,
             isolated: false,
+            rate: None,
         };
         change(&mut plan);
         let route = namespace.route_socket();
