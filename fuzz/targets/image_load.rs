@@ -13,13 +13,14 @@ use naru_store::{Driver, Limits, RemoveOptions, Store, StoreConfig};
 use naru_types::Digest;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 static OUTSIDE: LazyLock<PathBuf> = LazyLock::new(|| scratch("image_load"));
 
-static STORE: LazyLock<Store> = LazyLock::new(|| {
+static STORE: LazyLock<Arc<Store>> = LazyLock::new(|| {
     let limits = Limits { max_layer_size: 16 << 20, reserve: 0 };
-    Store::open(&StoreConfig { root: OUTSIDE.join("store"), driver: Driver::Overlay, limits }).expect("a new store can be opened")
+    let config = StoreConfig { root: OUTSIDE.join("store"), driver: Driver::Overlay, limits };
+    Arc::new(Store::open(&config).expect("a new store can be opened"))
 });
 
 fuzz_target!(|data: &[u8]| {

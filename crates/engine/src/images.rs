@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 impl Engine {
     /// Runs `work` with the store on a worker thread.
-    pub async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&Store) -> naru_store::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Store>) -> naru_store::Result<T> + Send + 'static) -> Result<T> {
         let store = Arc::clone(self.store());
         let result = tokio::task::spawn_blocking(move || work(&store)).await;
         Ok(result.map_err(|_| EngineError::Gone("the thread that works on images"))??)
@@ -72,7 +72,7 @@ impl Engine {
     pub async fn load_images(
         &self,
         mut input: impl Read + Send + 'static,
-        progress: impl Fn(Progress) + Send + 'static,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Vec<Loaded>> {
         let loaded = self.with_store(move |store| store.load(&mut input, &progress)).await?;
         for item in &loaded {

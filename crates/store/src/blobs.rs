@@ -6,7 +6,7 @@ use crate::error::{At, Error, Result};
 use crate::store::Store;
 use naru_types::Digest;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
 impl Store {
@@ -33,6 +33,21 @@ impl Store {
         let file = File::open(self.packed_path(digest)).at("open blob", digest)?;
         let decoder = zstd::stream::read::Decoder::new(file).at("open blob", digest)?;
         Ok(Box::new(decoder))
+    }
+
+    /// The content of a blob from `offset` on: what an upload that goes on needs.
+    pub fn blob_at(&self, digest: &Digest, offset: u64) -> Result<Box<dyn Read + Send>> {
+        match File::open(self.blob_path(digest)) {
+            Ok(mut file) => {
+                file.seek(SeekFrom::Start(offset)).at("read blob", digest)?;
+                return Ok(Box::new(file));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).at("open blob", digest),
+        }
+        let mut blob = self.blob(digest)?;
+        io::copy(&mut (&mut blob).take(offset), &mut io::sink()).at("read blob", digest)?;
+        Ok(blob)
     }
 
     /// A manifest or config, whole; its digest is checked.

@@ -3,13 +3,15 @@
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::diff::write_layer;
 use crate::error::{Error, Result};
-use crate::ingest::{Expected, NewImage, through};
+use crate::ingest::{Expected, NewImage};
 use crate::patch::ConfigPatch;
+use crate::pipeline::through;
 use crate::store::Store;
 use jiff::Timestamp;
 use naru_types::{ContainerId, Digest, ImageRef, Platform};
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// Settings of a commit.
 #[derive(Debug, Clone, Default)]
@@ -45,10 +47,16 @@ fn now() -> String {
 impl Store {
     /// Makes an image of what a container changed. `config` is the new image's; layers and history of `base` are put
     /// before those of the commit.
-    pub fn commit(&self, container: &ContainerId, base: Option<&Digest>, config: ImageConfig, options: CommitOptions) -> Result<Digest> {
+    pub fn commit(
+        self: &Arc<Self>,
+        container: &ContainerId,
+        base: Option<&Digest>,
+        config: ImageConfig,
+        options: CommitOptions,
+    ) -> Result<Digest> {
         let changes = self.changes(container, None)?;
         let top = self.top(&self.snapshot(container)?)?;
-        let mut ingest = self.ingest()?;
+        let ingest = self.ingest()?;
         let base = base.map(|id| self.image(id)).transpose()?;
         let mut layers = Vec::new();
         let mut new = ImageConfig { config: config.config, ..ImageConfig::default() };
@@ -83,14 +91,14 @@ impl Store {
         new.comment = options.comment;
         new.container = container.to_string();
         let references = options.reference.into_iter().map(|reference| reference.tagged()).collect();
-        ingest.commit_image(NewImage { config: new.to_json(), manifest: None, layers, references, parent: base.map(|base| base.id) })
+        ingest.commit_child(NewImage { config: new.to_json(), layers, references, ..NewImage::default() }, base.map(|base| base.id))
     }
 
     /// Makes an image with one layer of a tar stream, plain or compressed.
-    pub fn import(&self, source: &mut dyn Read, options: ImportOptions) -> Result<Digest> {
+    pub fn import(self: &Arc<Self>, source: &mut dyn Read, options: ImportOptions) -> Result<Digest> {
         let mut config = ImageConfig::default();
         options.changes.apply(&mut config.config)?;
-        let mut ingest = self.ingest()?;
+        let ingest = self.ingest()?;
         let layer = ingest.layer(source, &Expected::default(), &|_| {})?;
         set_platform(&mut config, &options.platform.unwrap_or_else(Platform::host));
         config.rootfs.diff_ids.push(layer.diff_id.clone());
@@ -98,7 +106,7 @@ impl Store {
         config.history.push(HistoryEntry { created: config.created.clone(), comment: options.message.clone(), ..HistoryEntry::default() });
         config.comment = options.message;
         let references = options.reference.into_iter().map(|reference| reference.tagged()).collect();
-        ingest.commit_image(NewImage { config: config.to_json(), manifest: None, layers: vec![layer], references, parent: None })
+        ingest.commit(NewImage { config: config.to_json(), layers: vec![layer], references, ..NewImage::default() })
     }
 }
 

@@ -2,12 +2,13 @@
 
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::error::{Error, Result};
-use crate::index::{Index, LayerBlob, StoredImage, Write};
+use crate::index::{Index, IndexBlob, LayerBlob, StoredImage, Write, settled};
 use crate::store::Store;
 use jiff::Timestamp;
 use naru_types::{ContainerId, Digest, ImageRef, Platform};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An image.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Media type of its manifest.
     pub manifest_type: String,
+    /// Indexes it was found through; their bytes are blobs.
+    pub indexes: Vec<IndexBlob>,
     /// The layers as its manifest names them.
     pub blobs: Vec<LayerBlob>,
 }
@@ -111,6 +114,7 @@ impl Index {
             parent: stored.record.parent.clone(),
             manifest: stored.record.manifest.clone(),
             manifest_type: stored.record.manifest_type.clone(),
+            indexes: stored.record.indexes.clone(),
             blobs: stored.record.layers.clone(),
             config: stored.config.clone(),
         }
@@ -187,7 +191,7 @@ impl Store {
 
     /// Gives an image a name; an image that had the name loses it.
     pub fn tag(&self, id: &Digest, reference: &ImageRef) -> Result<()> {
-        let reference = if reference.digest.is_some() { ImageRef { tag: None, ..reference.clone() } } else { reference.tagged() };
+        let reference = settled(reference);
         let mut database = self.database.lock().expect("a database write does not panic");
         let mut record = {
             let index = self.index.read().expect("the index is not poisoned");
@@ -197,8 +201,7 @@ impl Store {
         record.last_tagged = Some(Timestamp::now());
         database.write(&[Write::PutReference(&reference, id), Write::PutImage(id, &record)])?;
         let mut index = self.index.write().expect("the index is not poisoned");
-        let map = if reference.digest.is_some() { &mut index.digests } else { &mut index.tags };
-        map.insert(reference, id.clone());
+        index.name(reference, id.clone());
         if let Some(stored) = index.images.get_mut(id) {
             stored.record = record;
         }
@@ -223,8 +226,7 @@ impl Store {
                 check_users(&id, &users, options.force)?;
                 (id, tags.into_iter().chain(digests).collect::<Vec<_>>())
             } else {
-                let named = ImageRef::parse(query)?;
-                let named = if named.digest.is_some() { ImageRef { tag: None, ..named } } else { named.tagged() };
+                let named = settled(&ImageRef::parse(query)?);
                 let mut untag = vec![named.clone()];
                 let other_tags = tags.iter().filter(|tag| **tag != named);
                 // Without a tag of the repository its digests name nothing the user asked for.
@@ -312,7 +314,10 @@ impl Store {
             let live = index.live_layers();
             let dead: Vec<Digest> = index.layers.keys().filter(|id| !live.contains(id)).cloned().collect();
             let freed = dead.iter().filter_map(|id| index.layers.remove(id)).map(|layer| layer.size).sum();
-            (dead, index.live_blobs(), freed)
+            let live_blobs = index.live_blobs();
+            index.unrecorded.retain(|id| live.contains(id));
+            index.arrived.retain(|digest, _| live_blobs.contains(digest));
+            (dead, live_blobs, freed)
         };
         if !dead.is_empty() {
             let writes: Vec<Write<'_>> = dead.iter().map(Write::DeleteLayer).collect();
@@ -397,7 +402,8 @@ impl Store {
             let untag = image.tags.into_iter().chain(image.digests).collect();
             removed.extend(self.remove_references(&image.id, untag, RemoveOptions::default())?);
         }
-        Ok((removed, before.saturating_sub(self.disk_usage().layers)))
+        let partial = self.partials.sweep(Duration::ZERO)?;
+        Ok((removed, before.saturating_sub(self.disk_usage().layers) + partial))
     }
 
     /// True when the image can run here.

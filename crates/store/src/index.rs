@@ -30,11 +30,40 @@ pub struct LayerBlob {
     pub media_type: String,
 }
 
+impl LayerBlob {
+    /// True when the blob travels compressed; what its media type says is not believed.
+    pub fn is_compressed(&self) -> bool {
+        self.digest != self.diff_id
+    }
+}
+
+/// An image index that an image was found through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexBlob {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// A name as it is kept: with a tag or with a digest.
+pub(crate) fn settled(reference: &ImageRef) -> ImageRef {
+    if reference.digest.is_some() { ImageRef { tag: None, ..reference.clone() } } else { reference.tagged() }
+}
+
 /// What the database knows of an image besides its config.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub manifest: Digest,
     pub manifest_type: String,
+    /// The manifest did not come with the image.
+    #[serde(default)]
+    pub composed: bool,
+    /// Indexes it was found through.
+    #[serde(default)]
+    pub indexes: Vec<IndexBlob>,
     pub layers: Vec<LayerBlob>,
     pub size: u64,
     pub last_tagged: Option<Timestamp>,
@@ -65,6 +94,10 @@ pub(crate) struct Index {
     /// `domain/path@digest` → image.
     pub digests: BTreeMap<ImageRef, Digest>,
     pub layers: HashMap<Digest, LayerRecord>,
+    /// Those of `layers` that the database does not know yet: they were taken in for an image that is not recorded.
+    pub unrecorded: HashSet<Digest>,
+    /// Layers of images that are not recorded yet, by the digest of their blob.
+    pub arrived: HashMap<Digest, LayerBlob>,
     pub containers: HashMap<ContainerId, Option<Digest>>,
     /// Blobs and layers an unfinished ingest counts on.
     pub pins: HashMap<Digest, usize>,
@@ -79,6 +112,12 @@ impl Index {
         self.digests.iter().filter(move |(_, id)| *id == image).map(|(reference, _)| reference)
     }
 
+    /// Gives an image a name; the image that had it loses it.
+    pub fn name(&mut self, reference: ImageRef, image: Digest) {
+        let map = if reference.digest.is_some() { &mut self.digests } else { &mut self.tags };
+        map.insert(reference, image);
+    }
+
     pub fn is_used(&self, image: &Digest) -> bool {
         self.containers.values().any(|used| used.as_ref() == Some(image))
     }
@@ -88,6 +127,7 @@ impl Index {
         let mut live: HashSet<Digest> = self.pins.keys().cloned().collect();
         for (id, image) in &self.images {
             live.extend([id.clone(), image.record.manifest.clone()]);
+            live.extend(image.record.indexes.iter().map(|index| index.digest.clone()));
             live.extend(image.record.layers.iter().map(|layer| layer.digest.clone()));
         }
         live

@@ -1,40 +1,57 @@
-//! Bringing an image in: layers are streamed, checked, unpacked in a staging directory, and appear all at once.
+//! Bringing an image in: layers are streamed, checked and unpacked, then recorded all at once.
 //!
-//! A layer passes once: source → digest of the blob → file → decompression → diff id → (another thread) tar → files.
-//! What an ingest found in the store already is pinned, so that a removal at the same time leaves it alone. Dropping an
-//! ingest removes everything that was not committed.
+//! A layer that was taken in lies at its place, unpacked, before any record speaks of it; the ingests that count on it pin
+//! it, so several of them share what one of them took in, and a collection at the same time leaves it alone. When the last
+//! pin goes and no image has come of it, it is deleted; what a crash leaves, [`Store::open`] deletes. A blob that was
+//! fetched by its digest stays in `partial` until then, see there.
 
-use crate::apply::{Applied, apply_layer};
 use crate::config::{ImageConfig, MAX_METADATA};
 use crate::error::{At, Error, Result};
-use crate::index::{ImageRecord, LayerBlob, LayerRecord, StoredImage, Write as Change};
+use crate::index::{ImageRecord, IndexBlob, LayerBlob, LayerRecord, StoredImage, Write as Change, settled};
 use crate::limits::{Limits, Space};
-use crate::manifest::{self, OCI_LAYER, OCI_MANIFEST};
+use crate::manifest::{self, Document, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use crate::partial::{Resuming, keeps};
+use crate::pipeline::{self, Keep, Outcome, Plan};
 use crate::root::open_dir;
 use crate::store::Store;
-use crate::stream::{BUFFER, Compression, Hashing, decompress};
-use crate::tar::Reader;
+use crate::stream::Compression;
 use jiff::Timestamp;
 use naru_types::{Digest, ImageRef};
 use rustix::io::Errno;
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+
+/// What is being done with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Its bytes come from outside.
+    Downloading,
+    /// Its bytes are here and are unpacked.
+    Extracting,
+}
 
 /// How far a layer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     /// The layer's diff id, where it is known beforehand.
     pub layer: Option<Digest>,
+    /// The blob's digest, where it is known beforehand.
+    pub blob: Option<Digest>,
+    /// What is being done.
+    pub phase: Phase,
     /// Bytes of the blob that have passed.
     pub current: u64,
     /// Size of the blob, 0 when it is not known.
     pub total: u64,
 }
+
+/// Takes news of progress, from several threads.
+pub type Report<'a> = &'a (dyn Fn(Progress) + Sync);
+
+/// Bytes between two reports: often enough for an eye, not so often that it costs.
+const REPORT_EVERY: u64 = 512 << 10;
 
 /// What a layer is announced to be; all that is given is checked.
 #[derive(Debug, Clone, Default)]
@@ -51,106 +68,194 @@ pub struct Expected {
 
 /// An image about to be recorded.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct NewImage {
+pub struct NewImage {
+    /// The config as it came: its digest is the image's id.
     pub config: Vec<u8>,
-    /// Bytes and media type; composed when absent.
+    /// The manifest as it came and its media type; composed when absent.
     pub manifest: Option<(Vec<u8>, String)>,
+    /// The index through which the manifest was found and its media type; kept whole.
+    pub index: Option<(Vec<u8>, String)>,
+    /// The layers, lowest first, as this ingest returned them.
     pub layers: Vec<LayerBlob>,
+    /// Names it gets: `name:tag` and `name@digest`.
     pub references: Vec<ImageRef>,
-    pub parent: Option<Digest>,
 }
 
-/// An image on its way in.
+/// Blobs and layers that must stay although no image needs them (any more); dropping it lets them go.
 #[derive(Debug)]
-pub struct Ingest<'s> {
-    store: &'s Store,
+pub(crate) struct Pins {
+    store: Arc<Store>,
+    pinned: Mutex<Vec<Digest>>,
+}
+
+impl Pins {
+    pub fn new(store: &Arc<Store>) -> Pins {
+        Pins { store: Arc::clone(store), pinned: Mutex::new(Vec::new()) }
+    }
+
+    /// Pins what `choose` finds in the index; nothing can be collected between its look and the pins.
+    pub fn pin<T>(&self, choose: impl FnOnce(&mut crate::index::Index) -> (Vec<Digest>, T)) -> T {
+        let mut index = self.store.index.write().expect("the index is not poisoned");
+        let (digests, found) = choose(&mut index);
+        let mut pinned = self.pinned.lock().expect("pinning does not panic");
+        for digest in digests {
+            *index.pins.entry(digest.clone()).or_default() += 1;
+            self.store.partials.hold(&digest);
+            pinned.push(digest);
+        }
+        found
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        let pinned = std::mem::take(self.pinned.get_mut().expect("pinning does not panic"));
+        let orphans = {
+            let mut index = self.store.index.write().expect("the index is not poisoned");
+            for digest in &pinned {
+                self.store.partials.release(digest);
+                if let Some(count) = index.pins.get_mut(digest) {
+                    *count -= 1;
+                    if *count == 0 {
+                        index.pins.remove(digest);
+                    }
+                }
+            }
+            let (layers, blobs) = (index.live_layers(), index.live_blobs());
+            pinned.iter().any(|digest| !layers.contains(digest) && !blobs.contains(digest))
+        };
+        if orphans && let Err(error) = self.store.collect() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot discard what an unfinished image left, the next start does");
+        }
+    }
+}
+
+/// An image on its way in. Several layers may be taken in at once, from several threads.
+#[derive(Debug)]
+pub struct Ingest {
+    store: Arc<Store>,
     directory: PathBuf,
-    pins: Vec<Digest>,
-    /// Layers unpacked in the staging directory.
-    staged: HashMap<Digest, LayerRecord>,
-    /// Layers by the digest of their blob.
-    blobs: HashMap<Digest, LayerBlob>,
+    pins: Pins,
+}
+
+/// 64 random bits as a name.
+pub(crate) fn random_name() -> String {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).expect("the kernel's random source cannot fail after boot");
+    hex::encode(random)
 }
 
 impl Store {
     /// Starts bringing an image in.
-    pub fn ingest(&self) -> Result<Ingest<'_>> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("the kernel's random source cannot fail after boot");
-        let directory = self.root.join("staging").join(hex::encode(random));
-        for part in ["", "layers", "blobs", "spool"] {
-            let path = directory.join(part);
-            std::fs::create_dir(&path).at("create", path.display())?;
-        }
-        Ok(Ingest { store: self, directory, pins: Vec::new(), staged: HashMap::new(), blobs: HashMap::new() })
+    pub fn ingest(self: &Arc<Self>) -> Result<Ingest> {
+        let directory = self.root.join("staging").join(random_name());
+        std::fs::create_dir(&directory).at("create", directory.display())?;
+        Ok(Ingest { store: Arc::clone(self), directory, pins: Pins::new(self) })
     }
 }
 
-impl Drop for Ingest<'_> {
+impl Drop for Ingest {
     fn drop(&mut self) {
-        {
-            let mut index = self.store.index.write().expect("the index is not poisoned");
-            for pin in self.pins.drain(..) {
-                if let Some(count) = index.pins.get_mut(&pin) {
-                    *count -= 1;
-                    if *count == 0 {
-                        index.pins.remove(&pin);
-                    }
-                }
-            }
-        }
         if let Err(error) = self.store.discard(&self.directory) {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot discard a staging directory, the next start does");
         }
     }
 }
 
-impl Ingest<'_> {
-    /// A layer that is here already, with this blob: nothing needs to be fetched.
-    pub fn known_layer(&mut self, digest: &Digest, diff_id: &Digest) -> Option<LayerBlob> {
-        if let Some(layer) = self.blobs.get(digest).filter(|layer| layer.diff_id == *diff_id) {
-            return Some(layer.clone());
-        }
-        let mut index = self.store.index.write().expect("the index is not poisoned");
-        let mut layers = index.images.values().flat_map(|image| &image.record.layers);
-        let found = layers.find(|layer| layer.digest == *digest && layer.diff_id == *diff_id).cloned()?;
-        for pin in [digest, diff_id] {
-            *index.pins.entry(pin.clone()).or_default() += 1;
-            self.pins.push(pin.clone());
-        }
-        drop(index);
-        self.blobs.insert(digest.clone(), found.clone());
-        Some(found)
+impl Ingest {
+    /// A layer that is here already, unpacked and with this blob: it is pinned, nothing needs to be fetched.
+    pub fn known_layer(&self, digest: &Digest, diff_id: &Digest) -> Option<LayerBlob> {
+        let found = self.pins.pin(|index| {
+            let mut layers = index.images.values().flat_map(|image| &image.record.layers).chain(index.arrived.values());
+            let found = layers.find(|layer| layer.digest == *digest && layer.diff_id == *diff_id).cloned();
+            let found = found.filter(|layer| index.layers.contains_key(&layer.diff_id));
+            (found.iter().flat_map(|layer| [layer.digest.clone(), layer.diff_id.clone()]).collect(), found)
+        })?;
+        // Files that someone deleted by hand are brought in again.
+        let there = self.store.has_blob(digest) || self.store.partials.path(digest).exists();
+        (there && self.store.layer_path(diff_id).exists()).then_some(found)
     }
 
-    /// Takes a layer in. Its blob is kept as it comes.
-    pub fn layer(&mut self, source: &mut dyn Read, expected: &Expected, progress: &dyn Fn(Progress)) -> Result<LayerBlob> {
+    /// Takes in a layer of the blob with `expected.digest` and `expected.size`, which are required.
+    ///
+    /// `open(offset)` gives the blob's bytes from `offset` on. It is called with an offset above 0 when an attempt before,
+    /// of this process or one that was killed, left a part of the blob: that part passes first. It is called again when the
+    /// stream fails or ends early, and gives up when it returns an error or three streams in a row give nothing. What
+    /// arrived is kept for the next attempt, unless it turns out to be wrong. Two calls for one blob at a time fetch it once.
+    pub fn fetch_layer(
+        &self,
+        expected: &Expected,
+        open: &mut dyn FnMut(u64) -> io::Result<Box<dyn Read>>,
+        progress: Report<'_>,
+    ) -> Result<LayerBlob> {
+        let (Some(digest), Some(size)) = (&expected.digest, expected.size) else {
+            return Err(Error::invalid("layer", "a layer can only be fetched by its digest and size"));
+        };
+        let limit = self.store.limits.max_layer_size;
+        if size > limit {
+            return Err(Error::TooLarge { what: format!("layer {digest}"), limit: format!("{limit} bytes") });
+        }
+        let tell = |phase, current| {
+            progress(Progress { layer: expected.diff_id.clone(), blob: Some(digest.clone()), phase, current, total: size });
+        };
+        self.pins.pin(|_| (vec![digest.clone()], ()));
+        let _writing = self.store.partials.write(digest, &|current| tell(Phase::Downloading, current));
+        if let Some(layer) = expected.diff_id.as_ref().and_then(|diff_id| self.known_layer(digest, diff_id)) {
+            return Ok(layer);
+        }
+        let path = self.store.partials.path(digest);
+        if std::fs::metadata(self.store.blob_path(digest)).is_ok_and(|blob| blob.len() == size) {
+            // Only its unpacked files are missing.
+            self.store.partials.remove(digest)?;
+            std::fs::hard_link(self.store.blob_path(digest), &path).at("link", path.display())?;
+        }
+        loop {
+            let file = File::options().read(true).append(true).create(true).open(&path).at("open", path.display())?;
+            let mut have = file.metadata().at("look at", path.display())?.len();
+            if have > size {
+                file.set_len(0).at("empty", path.display())?;
+                have = 0;
+            }
+            let replay = File::open(&path).at("open", path.display())?;
+            let mut source = Resuming::new(replay, size, open);
+            let phase = |current| if current <= have { Phase::Extracting } else { Phase::Downloading };
+            let result = self.take_in(&mut source, Keep::Append(file, have), expected, &mut |current| tell(phase(current), current));
+            match result {
+                Ok(layer) => {
+                    tell(Phase::Extracting, size);
+                    return Ok(layer);
+                }
+                Err(error) if keeps(&error) => return Err(error),
+                Err(error) => {
+                    self.store.partials.remove(digest)?;
+                    // The part that was here may have been what is wrong, e.g. after a power cut.
+                    if have == 0 {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in a layer from a stream. Its blob is kept as it comes.
+    pub fn layer(&self, source: &mut dyn Read, expected: &Expected, progress: Report<'_>) -> Result<LayerBlob> {
         let spool = self.spool_path();
-        let pumped = self.pump(source, Keep::As(&spool), expected, progress)?;
-        self.settle(pumped, &spool, expected)
+        let tell = teller(expected, progress);
+        self.take_in(source, Keep::New(&spool), expected, &mut |current| tell(current))
     }
 
     /// Takes in a layer whose blob lies in a file of the staging directory already; the file is used up.
-    pub(crate) fn spooled_layer(
-        &mut self,
-        spool: &Path,
-        digest: &Digest,
-        expected: &Expected,
-        progress: &dyn Fn(Progress),
-    ) -> Result<LayerBlob> {
-        if let Some(layer) = self.blobs.get(digest) {
-            check(&format!("layer {digest}"), expected.diff_id.as_ref(), &layer.diff_id)?;
-            return Ok(layer.clone());
+    pub(crate) fn spooled_layer(&self, spool: &Path, digest: &Digest, expected: &Expected, progress: Report<'_>) -> Result<LayerBlob> {
+        if let Some(layer) = expected.diff_id.as_ref().and_then(|diff_id| self.known_layer(digest, diff_id)) {
+            return Ok(layer);
         }
         let mut file = File::open(spool).at("open", spool.display())?;
-        let pumped = self.pump(&mut file, Keep::Already(spool), expected, progress)?;
-        self.settle(pumped, spool, expected)
+        let tell = teller(expected, progress);
+        self.take_in(&mut file, Keep::Already(spool), expected, &mut |current| tell(current))
     }
 
     pub(crate) fn spool_path(&self) -> PathBuf {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).expect("the kernel's random source cannot fail after boot");
-        self.directory.join("spool").join(hex::encode(random))
+        self.directory.join(random_name())
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -161,200 +266,324 @@ impl Ingest<'_> {
         Space::new(&self.directory, self.store.limits)
     }
 
-    /// Streams the blob through; unpacks it unless its layer is here.
-    fn pump(&mut self, source: &mut dyn Read, keep: Keep<'_>, expected: &Expected, progress: &dyn Fn(Progress)) -> Result<Pumped> {
+    /// Passes a layer through, checks what it was announced to be and puts it in its place.
+    fn take_in(&self, source: &mut dyn Read, keep: Keep<'_>, expected: &Expected, tell: &mut dyn FnMut(u64)) -> Result<LayerBlob> {
         let known = expected.diff_id.as_ref().is_some_and(|diff_id| self.pin_layer(diff_id));
-        let target = self.directory.join("layers").join("unpacking");
-        let space = if known {
-            None
-        } else {
+        let (target, packed) = (self.spool_path(), self.spool_path());
+        let spool = match &keep {
+            Keep::New(path) | Keep::Already(path) => Some(path.to_path_buf()),
+            Keep::Append(..) => None,
+        };
+        if !known {
             std::fs::create_dir(&target).at("create", target.display())?;
             rustix::fs::chmodat(rustix::fs::CWD, &target, rustix::fs::Mode::from_raw_mode(0o755), rustix::fs::AtFlags::empty())
                 .at("prepare", target.display())?;
-            Some((target.as_path(), self.space()?))
-        };
-        let result = pump(source, keep, space, self.store.limits, &mut |current| {
-            progress(Progress { layer: expected.diff_id.clone(), current, total: expected.size.unwrap_or(0) });
-        });
-        if result.is_err() && !known {
-            self.store.discard(&target)?;
         }
-        result
+        let unpack_to = if known { None } else { Some((target.as_path(), self.space()?)) };
+        let plan = Plan { keep, packed: &packed, target: unpack_to, space: self.space()?, limits: self.store.limits };
+        let mut reported = 0;
+        let outcome = pipeline::run(source, plan, &mut |current| {
+            if current - reported >= REPORT_EVERY || expected.size == Some(current) {
+                reported = current;
+                tell(current);
+            }
+        });
+        let settled = outcome.and_then(|outcome| {
+            check_outcome(&outcome, expected)?;
+            self.settle(outcome, &target, &packed, spool.as_deref(), expected)
+        });
+        if settled.is_err() {
+            for left in [Some(&target), Some(&packed), spool.as_ref()].into_iter().flatten() {
+                self.store.discard(left)?;
+            }
+        }
+        settled
     }
 
-    /// Checks the digests and gives the layer and its blob their names in the staging directory.
-    fn settle(&mut self, pumped: Pumped, spool: &Path, expected: &Expected) -> Result<LayerBlob> {
-        let target = self.directory.join("layers").join("unpacking");
-        let checked = (|| {
-            check("layer", expected.digest.as_ref(), &pumped.digest)?;
-            if expected.size.is_some_and(|size| size != pumped.size) {
-                return Err(Error::invalid(
-                    format!("layer {}", pumped.digest),
-                    format!("it has {} bytes, {} were announced", pumped.size, expected.size.unwrap_or(0)),
-                ));
-            }
-            check(&format!("unpacked layer {}", pumped.digest), expected.diff_id.as_ref(), &pumped.diff_id)
-        })();
-        if let Err(error) = checked {
-            self.store.discard(&target)?;
-            return Err(error);
-        }
-        if let Some(applied) = &pumped.applied {
-            let path = self.directory.join("layers").join(pumped.diff_id.hex());
-            if self.staged.contains_key(&pumped.diff_id) {
-                self.store.discard(&target)?;
-            } else {
-                std::fs::rename(&target, &path).at("rename", path.display())?;
-                self.staged.insert(pumped.diff_id.clone(), LayerRecord { size: applied.size, root: applied.root });
-            }
-        }
-        let blob = self.directory.join("blobs");
-        if pumped.compression == Compression::None {
-            let path = blob.join(format!("{}.zst", pumped.digest.hex()));
-            std::fs::rename(packed(spool), &path).at("rename", path.display())?;
-            std::fs::remove_file(spool).or_else(absent_is_fine).at("remove", spool.display())?;
+    /// Puts a layer and its blob where they belong, pinned.
+    fn settle(&self, outcome: Outcome, target: &Path, packed: &Path, spool: Option<&Path>, expected: &Expected) -> Result<LayerBlob> {
+        let store = &self.store;
+        let Outcome { digest, size, diff_id, compression, applied } = outcome;
+        let media_type = expected.media_type.clone().unwrap_or_else(|| format!("{OCI_LAYER}{}", compression.suffix()));
+        let layer = LayerBlob { diff_id, digest, size, media_type };
+        // The database's lock keeps collections away while files have no pin yet.
+        let _order = store.database.lock().expect("a database write does not panic");
+        let known = store.index.read().expect("the index is not poisoned").layers.contains_key(&layer.diff_id)
+            && store.layer_path(&layer.diff_id).exists();
+        let fresh = applied.filter(|_| !known).map(|applied| LayerRecord { size: applied.size, root: applied.root });
+        if fresh.is_some() {
+            let path = store.layer_path(&layer.diff_id);
+            // What lies there without a record was left by a crash.
+            store.discard(&path)?;
+            std::fs::rename(target, &path).at("put in place", path.display())?;
         } else {
-            let path = blob.join(pumped.digest.hex());
-            std::fs::rename(spool, &path).at("rename", path.display())?;
+            store.discard(target)?;
         }
-        let layer = LayerBlob {
-            media_type: expected.media_type.clone().unwrap_or_else(|| format!("{OCI_LAYER}{}", pumped.compression.suffix())),
-            diff_id: pumped.diff_id,
-            digest: pumped.digest,
-            size: pumped.size,
+        let (from, to) = match compression {
+            Compression::None => (Some(packed), store.packed_path(&layer.digest)),
+            _ => (spool, store.blob_path(&layer.digest)),
         };
-        self.blobs.insert(layer.digest.clone(), layer.clone());
+        if let Some(from) = from {
+            if store.has_blob(&layer.digest) {
+                store.discard(from)?;
+            } else {
+                std::fs::rename(from, &to).at("put in place", to.display())?;
+            }
+        }
+        if compression == Compression::None {
+            if let Some(spool) = spool {
+                store.discard(spool)?;
+            }
+            store.partials.remove(&layer.digest)?;
+        }
+        self.pins.pin(|index| {
+            if let Some(record) = fresh {
+                index.layers.insert(layer.diff_id.clone(), record);
+                index.unrecorded.insert(layer.diff_id.clone());
+            }
+            index.arrived.entry(layer.digest.clone()).or_insert_with(|| layer.clone());
+            (vec![layer.digest.clone(), layer.diff_id.clone()], ())
+        });
         Ok(layer)
     }
 
-    /// Pins a layer if the store has it unpacked.
-    fn pin_layer(&mut self, diff_id: &Digest) -> bool {
-        let mut index = self.store.index.write().expect("the index is not poisoned");
-        let known = index.layers.contains_key(diff_id);
-        if known {
-            *index.pins.entry(diff_id.clone()).or_default() += 1;
-            self.pins.push(diff_id.clone());
-        }
-        known || self.staged.contains_key(diff_id)
+    /// Pins a layer if it is here unpacked.
+    fn pin_layer(&self, diff_id: &Digest) -> bool {
+        let known = self.pins.pin(|index| {
+            let known = index.layers.contains_key(diff_id);
+            (Some(diff_id.clone()).filter(|_| known).into_iter().collect(), known)
+        });
+        known && self.store.layer_path(diff_id).exists()
     }
 
-    /// Records an image whose layers were taken in: config and manifest as they came, and its names.
-    pub fn commit(
-        &mut self,
-        config: Vec<u8>,
-        manifest: Option<(Vec<u8>, String)>,
-        layers: Vec<LayerBlob>,
-        references: Vec<ImageRef>,
-    ) -> Result<Digest> {
-        self.commit_image(NewImage { config, manifest, layers, references, parent: None })
+    /// Records an image whose layers were taken in.
+    pub fn commit(&self, image: NewImage) -> Result<Digest> {
+        self.commit_child(image, None)
     }
 
-    pub(crate) fn commit_image(&mut self, new: NewImage) -> Result<Digest> {
+    /// As [`Ingest::commit`], of an image that was made of another one here.
+    pub(crate) fn commit_child(&self, new: NewImage, parent: Option<Digest>) -> Result<Digest> {
         let config = ImageConfig::parse(&new.config)?;
         let id = Digest::of(&new.config);
-        let diff_ids: Vec<&Digest> = new.layers.iter().map(|layer| &layer.diff_id).collect();
-        if diff_ids != config.rootfs.diff_ids.iter().collect::<Vec<_>>() {
+        if !new.layers.iter().map(|layer| &layer.diff_id).eq(&config.rootfs.diff_ids) {
             return Err(Error::invalid(format!("image {id}"), "its layers are not those its config names"));
         }
+        let composed = new.manifest.is_none();
         let (manifest, manifest_type) =
             new.manifest.unwrap_or_else(|| (manifest::compose(&id, new.config.len() as u64, &new.layers), OCI_MANIFEST.to_owned()));
         if manifest.len() as u64 > MAX_METADATA {
             return Err(Error::TooLarge { what: "manifest".into(), limit: "4 MiB".into() });
         }
+        let index = new.index.map(|(bytes, media_type)| index_blob(bytes, media_type)).transpose()?;
         let manifest_digest = Digest::of(&manifest);
-        let known = self.store.index.read().expect("the index is not poisoned").images.contains_key(&id);
-        if !known {
-            for (digest, bytes) in [(&id, &new.config), (&manifest_digest, &manifest)] {
-                let path = self.directory.join("blobs").join(digest.hex());
-                std::fs::write(&path, bytes).at("write", path.display())?;
-            }
+        let record = ImageRecord {
+            manifest: manifest_digest.clone(),
+            manifest_type,
+            composed,
+            indexes: index.iter().map(|(_, blob)| blob.clone()).collect(),
+            size: 0,
+            layers: new.layers,
+            last_tagged: None,
+            parent,
+            hidden: false,
+        };
+        let mut metadata = vec![(id.clone(), new.config), (manifest_digest, manifest)];
+        metadata.extend(index.map(|(bytes, blob)| (blob.digest, bytes)));
+        self.record(&id, record, config, &metadata, new.references)
+    }
+
+    /// Makes everything durable, then writes the record and the names.
+    fn record(
+        &self,
+        id: &Digest,
+        mut record: ImageRecord,
+        config: ImageConfig,
+        metadata: &[(Digest, Vec<u8>)],
+        references: Vec<ImageRef>,
+    ) -> Result<Digest> {
+        let store = &self.store;
+        let references: Vec<ImageRef> = references.iter().map(settled).collect();
+        let fresh = self.write_metadata(metadata)? | self.has_unrecorded(&record.layers);
+        if fresh {
             // One sync for all files of all layers: they are in place before a record speaks of them.
             let directory = open_dir(&self.directory).at("open", self.directory.display())?;
             rustix::fs::syncfs(&directory).at("sync", self.directory.display())?;
         }
         // The database's lock orders commits and removals; the index is only locked for the moment of the change.
-        let mut database = self.store.database.lock().expect("a database write does not panic");
-        let (existing, missing) = {
-            let index = self.store.index.read().expect("the index is not poisoned");
-            let mut missing: Vec<Digest> = Vec::new();
-            for diff_id in diff_ids.into_iter().filter(|diff_id| !index.layers.contains_key(*diff_id)) {
-                if !missing.contains(diff_id) {
-                    missing.push(diff_id.clone());
+        let mut database = store.database.lock().expect("a database write does not panic");
+        let (unrecorded, existing) = {
+            let index = store.index.read().expect("the index is not poisoned");
+            if let Some(layer) = record.layers.iter().find(|layer| !index.layers.contains_key(&layer.diff_id)) {
+                return Err(Error::invalid(format!("image {id}"), format!("its layer {} was not taken in", layer.diff_id)));
+            }
+            record.size = record.layers.iter().map(|layer| index.layers[&layer.diff_id].size).sum();
+            let mut unrecorded: Vec<(Digest, LayerRecord)> = Vec::new();
+            for layer in &record.layers {
+                if index.unrecorded.contains(&layer.diff_id) && !unrecorded.iter().any(|(known, _)| *known == layer.diff_id) {
+                    unrecorded.push((layer.diff_id.clone(), index.layers[&layer.diff_id].clone()));
                 }
             }
-            (index.images.get(&id).map(|image| image.record.clone()), missing)
+            (unrecorded, index.images.get(id).map(|image| image.record.clone()))
         };
-        if existing.is_none() {
-            self.place(&missing, &new.layers, [&id, &manifest_digest])?;
+        if let Some(existing) = existing {
+            record = merge(existing, record);
         }
-        let now = Timestamp::now();
-        let staged: Vec<(Digest, LayerRecord)> =
-            missing.iter().filter_map(|diff_id| self.staged.get(diff_id).map(|record| (diff_id.clone(), record.clone()))).collect();
-        let mut record = existing.unwrap_or_else(|| ImageRecord {
-            manifest: manifest_digest,
-            manifest_type,
-            size: self.size_of(&new.layers),
-            layers: new.layers,
-            last_tagged: None,
-            parent: new.parent,
-            hidden: false,
-        });
-        record.hidden = false;
-        if !new.references.is_empty() {
-            record.last_tagged = Some(now);
+        if fresh {
+            self.place(&record.layers, metadata)?;
         }
-        let mut changes = vec![Change::PutImage(&id, &record)];
-        changes.extend(staged.iter().map(|(diff_id, layer)| Change::PutLayer(diff_id, layer)));
-        changes.extend(new.references.iter().map(|reference| Change::PutReference(reference, &id)));
+        if !references.is_empty() {
+            record.last_tagged = Some(Timestamp::now());
+        }
+        let mut changes = vec![Change::PutImage(id, &record)];
+        changes.extend(unrecorded.iter().map(|(diff_id, layer)| Change::PutLayer(diff_id, layer)));
+        changes.extend(references.iter().map(|reference| Change::PutReference(reference, id)));
         database.write(&changes)?;
-        let mut index = self.store.index.write().expect("the index is not poisoned");
-        index.layers.extend(staged);
-        for reference in new.references {
-            let map = if reference.digest.is_some() { &mut index.digests } else { &mut index.tags };
-            map.insert(reference, id.clone());
+        let mut index = store.index.write().expect("the index is not poisoned");
+        for (diff_id, _) in &unrecorded {
+            index.unrecorded.remove(diff_id);
+        }
+        for layer in &record.layers {
+            index.arrived.remove(&layer.digest);
+        }
+        for reference in references {
+            index.name(reference, id.clone());
         }
         index.images.insert(id.clone(), StoredImage { record, config: Arc::new(config) });
-        Ok(id)
+        Ok(id.clone())
     }
 
-    fn size_of(&self, layers: &[LayerBlob]) -> u64 {
-        let index = self.store.index.read().expect("the index is not poisoned");
-        let size = |id: &Digest| self.staged.get(id).or_else(|| index.layers.get(id)).map_or(0, |layer| layer.size);
-        layers.iter().map(|layer| size(&layer.diff_id)).sum()
-    }
-
-    /// Renames layers and blobs from the staging directory to where they belong, durably.
-    fn place(&self, missing: &[Digest], layers: &[LayerBlob], metadata: [&Digest; 2]) -> Result<()> {
-        let store = self.store;
-        for diff_id in missing {
-            let (from, to) = (self.directory.join("layers").join(diff_id.hex()), store.layer_path(diff_id));
-            // What lies there without a record was left by a crash or is being removed.
-            store.discard(&to)?;
-            std::fs::rename(&from, &to).at("put in place", to.display())?;
+    /// Takes over a blob that was made of a layer which is here.
+    pub(crate) fn adopt(&self, path: &Path, layer: &LayerBlob) -> Result<()> {
+        let store = &self.store;
+        let _order = store.database.lock().expect("a database write does not panic");
+        if store.has_blob(&layer.digest) {
+            store.discard(path)?;
+        } else {
+            let to = store.blob_path(&layer.digest);
+            std::fs::rename(path, &to).at("put in place", to.display())?;
         }
-        let blobs = store.root.join("blobs/sha256");
-        let names = metadata.into_iter().map(Digest::hex);
-        let names = names.chain(layers.iter().flat_map(|layer| [layer.digest.hex(), format!("{}.zst", layer.digest.hex())]));
-        for name in names {
-            let to = blobs.join(&name);
-            match rustix::fs::renameat(rustix::fs::CWD, self.directory.join("blobs").join(&name), rustix::fs::CWD, &to) {
-                Ok(()) | Err(Errno::NOENT) => {}
+        self.pins.pin(|index| {
+            index.arrived.entry(layer.digest.clone()).or_insert_with(|| layer.clone());
+            (vec![layer.digest.clone(), layer.diff_id.clone()], ())
+        });
+        Ok(())
+    }
+
+    /// Gives an image other blobs of the same layers, and a manifest composed of them.
+    pub(crate) fn recompose(&self, id: &Digest, manifest: Vec<u8>, layers: Vec<LayerBlob>) -> Result<ImageRecord> {
+        let metadata = [(Digest::of(&manifest), manifest)];
+        self.write_metadata(&metadata)?;
+        let directory = open_dir(&self.directory).at("open", self.directory.display())?;
+        rustix::fs::syncfs(&directory).at("sync", self.directory.display())?;
+        let mut database = self.store.database.lock().expect("a database write does not panic");
+        let existing = self.store.index.read().expect("the index is not poisoned").images.get(id).map(|image| image.record.clone());
+        let existing = existing.ok_or_else(|| Error::NoSuchImage { query: id.to_string() })?;
+        self.place(&layers, &metadata)?;
+        let [(manifest, _)] = metadata;
+        let record = ImageRecord { manifest, manifest_type: OCI_MANIFEST.to_owned(), composed: true, layers, ..existing };
+        database.write(&[Change::PutImage(id, &record)])?;
+        let mut index = self.store.index.write().expect("the index is not poisoned");
+        for layer in &record.layers {
+            index.arrived.remove(&layer.digest);
+        }
+        if let Some(image) = index.images.get_mut(id) {
+            image.record = record.clone();
+        }
+        Ok(record)
+    }
+
+    /// Writes what is not here yet to the staging directory; false when all of it is here.
+    fn write_metadata(&self, metadata: &[(Digest, Vec<u8>)]) -> Result<bool> {
+        // Pinned first: what is here must not go before the record holds it.
+        self.pins.pin(|_| (metadata.iter().map(|(digest, _)| digest.clone()).collect(), ()));
+        let mut fresh = false;
+        for (digest, bytes) in metadata.iter().filter(|(digest, _)| !self.store.has_blob(digest)) {
+            let path = self.directory.join(digest.hex());
+            std::fs::write(&path, bytes).at("write", path.display())?;
+            fresh = true;
+        }
+        Ok(fresh)
+    }
+
+    /// True when a layer or its blob is not recorded yet.
+    fn has_unrecorded(&self, layers: &[LayerBlob]) -> bool {
+        let index = self.store.index.read().expect("the index is not poisoned");
+        layers.iter().any(|layer| index.unrecorded.contains(&layer.diff_id) || index.arrived.contains_key(&layer.digest))
+    }
+
+    /// Gives blobs that wait elsewhere their places, durably.
+    fn place(&self, layers: &[LayerBlob], metadata: &[(Digest, Vec<u8>)]) -> Result<()> {
+        let store = &self.store;
+        let staged = metadata.iter().map(|(digest, _)| (self.directory.join(digest.hex()), digest));
+        let partial = layers.iter().map(|layer| (store.partials.path(&layer.digest), &layer.digest));
+        for (from, digest) in staged.chain(partial).filter(|(_, digest)| !store.has_blob(digest)) {
+            let to = store.blob_path(digest);
+            match rustix::fs::renameat(rustix::fs::CWD, from, rustix::fs::CWD, &to) {
+                Ok(()) => {}
+                Err(Errno::NOENT) => return Err(Error::invalid("image", format!("its blob {digest} is missing"))),
                 Err(errno) => return Err(errno).at("put in place", to.display()),
             }
         }
-        if let Some(layer) = layers.iter().find(|layer| !store.has_blob(&layer.digest)) {
-            return Err(Error::invalid("image", format!("the blob of layer {} is missing", layer.digest)));
+        for layer in layers {
+            // A blob that was here all along was fetched for its lost layer.
+            store.partials.remove(&layer.digest)?;
         }
-        for directory in [blobs, store.root.join("layers")] {
-            let open = open_dir(&directory).at("open", directory.display())?;
-            rustix::fs::fsync(&open).at("sync", directory.display())?;
+        for directory in ["blobs/sha256", "layers"] {
+            let path = store.root.join(directory);
+            let open = open_dir(&path).at("open", path.display())?;
+            rustix::fs::fsync(&open).at("sync", path.display())?;
         }
         Ok(())
     }
 }
 
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+/// What is known of an image, and what has come with it again.
+///
+/// A manifest that came replaces one that was composed here, and one whose layers are compressed any other: so an image that
+/// was pulled goes out again under the digest it was pulled by.
+fn merge(existing: ImageRecord, new: ImageRecord) -> ImageRecord {
+    let compressed = new.layers.iter().all(LayerBlob::is_compressed);
+    let better = !new.composed && (existing.composed || compressed);
+    let mut indexes = existing.indexes.clone();
+    indexes.extend(new.indexes.iter().filter(|index| !existing.indexes.contains(index)).cloned());
+    let base = if better { new } else { existing.clone() };
+    ImageRecord { indexes, hidden: false, last_tagged: existing.last_tagged, parent: existing.parent, ..base }
+}
+
+/// An index as it is kept, once it is seen to be one.
+fn index_blob(bytes: Vec<u8>, media_type: String) -> Result<(Vec<u8>, IndexBlob)> {
+    if bytes.len() as u64 > MAX_METADATA {
+        return Err(Error::TooLarge { what: "image index".into(), limit: "4 MiB".into() });
+    }
+    let Document::Index(index) = manifest::parse("image index", &bytes)? else {
+        return Err(Error::invalid("image index", "it is a manifest"));
+    };
+    let media_type = [media_type, index.media_type, OCI_INDEX.to_owned()].into_iter().find(|t| !t.is_empty());
+    let blob =
+        IndexBlob { digest: Digest::of(&bytes), size: bytes.len() as u64, media_type: media_type.expect("the last one is not empty") };
+    Ok((bytes, blob))
+}
+
+/// Reports a layer that is here already.
+fn teller<'a>(expected: &'a Expected, progress: Report<'a>) -> impl Fn(u64) + 'a {
+    move |current| {
+        progress(Progress {
+            layer: expected.diff_id.clone(),
+            blob: expected.digest.clone(),
+            phase: Phase::Extracting,
+            current,
+            total: expected.size.unwrap_or(0),
+        });
+    }
+}
+
+fn check_outcome(outcome: &Outcome, expected: &Expected) -> Result<()> {
+    check("layer", expected.digest.as_ref(), &outcome.digest)?;
+    if let Some(size) = expected.size.filter(|size| *size != outcome.size) {
+        let reason = format!("it has {} bytes, {size} were announced", outcome.size);
+        return Err(Error::invalid(format!("layer {}", outcome.digest), reason));
+    }
+    check(&format!("unpacked layer {}", outcome.digest), expected.diff_id.as_ref(), &outcome.diff_id)
 }
 
 fn check(what: &str, expected: Option<&Digest>, found: &Digest) -> Result<()> {
@@ -364,234 +593,4 @@ fn check(what: &str, expected: Option<&Digest>, found: &Digest) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Where a plain blob's compressed copy is written meanwhile.
-fn packed(spool: &Path) -> PathBuf {
-    spool.with_extension("zst")
-}
-
-/// What happens with the blob's bytes.
-#[derive(Debug, Clone, Copy)]
-enum Keep<'a> {
-    /// They are written to this file.
-    As(&'a Path),
-    /// They come from this file.
-    Already(&'a Path),
-}
-
-impl Keep<'_> {
-    fn path(&self) -> &Path {
-        match self {
-            Keep::As(path) | Keep::Already(path) => path,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Pumped {
-    digest: Digest,
-    size: u64,
-    diff_id: Digest,
-    compression: Compression,
-    applied: Option<Applied>,
-}
-
-/// Copies what is read.
-struct Tee<'a> {
-    source: &'a mut dyn Read,
-    copy: Option<File>,
-    progress: &'a mut dyn FnMut(u64),
-    passed: u64,
-    reported: u64,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.source.read(buffer)?;
-        if let Some(copy) = &mut self.copy {
-            copy.write_all(&buffer[..got]).map_err(|source| Error::Io { action: "write", path: "a layer's blob".into(), source })?;
-        }
-        self.passed += got as u64;
-        // Often enough for an eye, not so often that it costs.
-        if self.passed - self.reported >= 1 << 20 || (got == 0 && self.passed > self.reported) {
-            self.reported = self.passed;
-            (self.progress)(self.passed);
-        }
-        Ok(got)
-    }
-}
-
-fn pump(
-    source: &mut dyn Read,
-    keep: Keep<'_>,
-    target: Option<(&Path, Space)>,
-    limits: Limits,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Pumped> {
-    let mut head = Vec::with_capacity(6);
-    source.take(6).read_to_end(&mut head).map_err(Error::from_read)?;
-    let compression = Compression::detect(&head)?;
-    let mut whole = io::Cursor::new(head).chain(source);
-    let create = |path: &Path| File::create_new(path).at("create", path.display());
-    let copy = match keep {
-        Keep::As(path) if compression != Compression::None => Some(create(path)?),
-        _ => None,
-    };
-    let mut packer = match compression {
-        Compression::None => {
-            let file = create(&packed(keep.path()))?;
-            Some(zstd::stream::write::Encoder::new(file, 1).at("compress", "a layer")?)
-        }
-        _ => None,
-    };
-    let mut raw = Hashing::new(Tee { source: &mut whole, copy, progress, passed: 0, reported: 0 }, limits.max_layer_size, "layer");
-    let (diff_id, applied) = {
-        let plain = decompress(BufReader::with_capacity(BUFFER, &mut raw), compression)?;
-        let plain = Hashing::new(plain, limits.max_layer_size, "unpacked layer");
-        unpack(plain, target, &mut |bytes| match &mut packer {
-            Some(packer) => packer.write_all(bytes).at("write", "a layer's blob"),
-            None => Ok(()),
-        })?
-    };
-    // A decoder may stop before the end of its input; the digest covers everything.
-    io::copy(&mut raw, &mut io::sink()).map_err(Error::from_read)?;
-    if let Some(packer) = packer {
-        packer.finish().at("write", "a layer's blob")?;
-    }
-    let (digest, size, _) = raw.finish();
-    Ok(Pumped { digest, size, diff_id, compression, applied })
-}
-
-/// Hashes the plain stream here and applies it in a thread of its own.
-fn unpack(
-    mut plain: Hashing<Box<dyn Read + '_>>,
-    target: Option<(&Path, Space)>,
-    each: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<(Digest, Option<Applied>)> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel::<Vec<u8>>(16);
-        let (give_back, used) = sync_channel::<Vec<u8>>(32);
-        let mut sender = Some(sender);
-        let applier = match target {
-            Some((directory, mut space)) => {
-                let root = open_dir(directory).at("open", directory.display())?;
-                let thread = std::thread::Builder::new().name("store-unpack".into()).spawn_scoped(scope, move || {
-                    let mut reader = Reader::new(Chunks { receiver, give_back, chunk: Vec::new(), at: 0 });
-                    let applied = apply_layer(&mut reader, root.as_fd(), &mut space)?;
-                    // What follows the end of the archive belongs to the diff id.
-                    io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(Error::from_read)?;
-                    Ok::<_, Error>(applied)
-                });
-                Some(thread.at("start", "the unpacking thread")?)
-            }
-            None => {
-                sender = None;
-                None
-            }
-        };
-        let produced = (|| -> Result<()> {
-            loop {
-                let mut chunk = used.try_recv().unwrap_or_default();
-                chunk.resize(BUFFER, 0);
-                let got = match plain.read(&mut chunk) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    result => result.map_err(Error::from_read)?,
-                };
-                if got == 0 {
-                    return Ok(());
-                }
-                chunk.truncate(got);
-                each(&chunk)?;
-                if sender.as_ref().is_some_and(|sender| sender.send(chunk).is_err()) {
-                    // The applier has ended early: its error says why.
-                    return Ok(());
-                }
-            }
-        })();
-        drop(sender);
-        let applied = applier.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        produced?;
-        let applied = applied.transpose()?;
-        Ok((plain.finish().0, applied))
-    })
-}
-
-/// Chunks from another thread as a stream.
-struct Chunks {
-    receiver: Receiver<Vec<u8>>,
-    give_back: SyncSender<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.chunk.len() {
-            let Ok(next) = self.receiver.recv() else { return Ok(0) };
-            let old = std::mem::replace(&mut self.chunk, next);
-            self.at = 0;
-            // A full pile of empty buffers needs no more of them.
-            self.give_back.try_send(old).ok();
-        }
-        let count = buffer.len().min(self.chunk.len() - self.at);
-        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-/// Runs `make`, which writes a stream, in a thread of its own and gives the stream to `take`.
-pub(crate) fn through<T>(
-    make: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
-    take: impl FnOnce(&mut dyn Read) -> Result<T>,
-) -> Result<T> {
-    struct Sink(SyncSender<Vec<u8>>);
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    /// Fails at its end unless the maker succeeded: a cut stream must not be taken for a whole one.
-    struct Source(Chunks, Receiver<()>);
-    impl Read for Source {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            match self.0.read(buffer)? {
-                0 if self.1.recv().is_err() => Err(io::ErrorKind::UnexpectedEof.into()),
-                0 => {
-                    // Asked again after the end, it is still the end.
-                    let (sender, receiver) = sync_channel(1);
-                    sender.try_send(()).ok();
-                    self.1 = receiver;
-                    Ok(0)
-                }
-                got => Ok(got),
-            }
-        }
-    }
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(8);
-        let (give_back, _used) = sync_channel(1);
-        let (done, finished) = sync_channel(1);
-        let maker = std::thread::Builder::new().name("store-pack".into()).spawn_scoped(scope, move || {
-            let mut sink = io::BufWriter::with_capacity(BUFFER, Sink(sender));
-            make(&mut sink)?;
-            sink.flush().map_err(Error::from_write)?;
-            done.send(()).ok();
-            Ok(())
-        });
-        let maker = maker.at("start", "the packing thread")?;
-        let taken = take(&mut Source(Chunks { receiver, give_back, chunk: Vec::new(), at: 0 }, finished));
-        let made: Result<()> = maker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        match (made, taken) {
-            // The taker's error broke the pipe.
-            (Err(Error::Stream { .. }), Err(taken)) => Err(taken),
-            (Err(made), _) => Err(made),
-            (Ok(()), taken) => taken,
-        }
-    })
 }

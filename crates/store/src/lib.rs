@@ -9,12 +9,14 @@
 //! containers/<id>/image        a symbolic link whose text is the image's id
 //! containers/<id>/upper, work  overlay: what the container wrote
 //! containers/<id>/root         vfs: a full copy
+//! partial/<hex>                blobs that arrived in part, or whole for an image that is not recorded yet
 //! staging/<random>/            what an ingest has not finished
 //! trash/<random>/              what is being deleted
 //! ```
 //!
-//! Everything arrives in `staging`, is synced, renamed into place and only then recorded; what is deleted is first
-//! renamed into `trash`. So a crash at any point leaves files without a record at most, and [`Store::open`] removes them.
+//! Everything arrives in `staging`, is checked and renamed into place, synced and only then recorded; what is deleted is
+//! first renamed into `trash`. So a crash at any point leaves files without a record at most, and [`Store::open`] removes
+//! them (but for `partial`, which the next attempt goes on with).
 //! The image's id is the digest of its config. A container pins its image: one that is removed by force stays, hidden,
 //! until its last container goes. Making a container's file system costs no sync and no database write.
 //!
@@ -38,9 +40,12 @@ mod layered;
 mod limits;
 mod load;
 mod manifest;
+mod outgoing;
 mod overlay;
 mod pack;
+mod partial;
 mod patch;
+mod pipeline;
 mod root;
 mod save;
 mod snapshot;
@@ -53,10 +58,11 @@ pub use config::{Healthcheck, HistoryEntry, ImageConfig, MAX_LAYERS, RootFs, Run
 pub use diff::{Change, ChangeKind};
 pub use error::{Error, Result};
 pub use images::{DiskUsage, History, Image, ImageUser, PruneOptions, RemoveOptions, Removed};
-pub use index::LayerBlob;
-pub use ingest::{Expected, Ingest, Progress};
+pub use index::{IndexBlob, LayerBlob};
+pub use ingest::{Expected, Ingest, NewImage, Phase, Progress, Report};
 pub use limits::Limits;
 pub use load::Loaded;
+pub use outgoing::Outgoing;
 pub use patch::ConfigPatch;
 pub use snapshot::SnapshotSize;
 pub use store::{Driver, Store, StoreConfig};

@@ -7,7 +7,7 @@ use crate::apply::components;
 use crate::config::{ImageConfig, MAX_METADATA, null};
 use crate::error::{At, Error, Result, printable};
 use crate::index::LayerBlob;
-use crate::ingest::{Expected, Ingest, NewImage, Progress};
+use crate::ingest::{Expected, Ingest, NewImage, Report};
 use crate::manifest::{self, Descriptor, Document, Manifest, OCI_MANIFEST, check_count};
 use crate::store::Store;
 use crate::stream::{BUFFER, Hashing, plain};
@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Files in one archive; an image of 500 layers in the oldest format has 1500.
 const MAX_FILES: usize = 100_000;
@@ -36,14 +37,14 @@ pub enum Loaded {
 
 impl Store {
     /// Loads all images of an archive, plain or compressed with gzip or zstd.
-    pub fn load(&self, source: &mut dyn Read, progress: &dyn Fn(Progress)) -> Result<Vec<Loaded>> {
-        let mut ingest = self.ingest()?;
+    pub fn load(self: &Arc<Self>, source: &mut dyn Read, progress: Report<'_>) -> Result<Vec<Loaded>> {
+        let ingest = self.ingest()?;
         let archive = Archive::spool(&ingest, source)?;
         let mut loaded = Vec::new();
         for image in archive.images()? {
             let references = image.references.clone();
-            let new = archive.take_in(&mut ingest, image, progress)?;
-            let id = ingest.commit_image(new)?;
+            let new = archive.take_in(&ingest, image, progress)?;
+            let id = ingest.commit(new)?;
             if references.is_empty() {
                 loaded.push(Loaded::Id(id));
             }
@@ -90,7 +91,7 @@ fn invalid(reason: impl Into<String>) -> Error {
 }
 
 impl Archive {
-    fn spool(ingest: &Ingest<'_>, source: &mut dyn Read) -> Result<Archive> {
+    fn spool(ingest: &Ingest, source: &mut dyn Read) -> Result<Archive> {
         let (stream, _) = plain(source)?;
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream));
         let mut archive = Archive { files: HashMap::new(), links: HashMap::new() };
@@ -335,7 +336,7 @@ impl Archive {
         Ok(Described { config, manifest: Some((bytes, media_type)), layers, references })
     }
 
-    fn take_in(&self, ingest: &mut Ingest<'_>, image: Described, progress: &dyn Fn(Progress)) -> Result<NewImage> {
+    fn take_in(&self, ingest: &Ingest, image: Described, progress: Report<'_>) -> Result<NewImage> {
         let mut layers: Vec<LayerBlob> = Vec::new();
         for (name, expected) in image.layers {
             let file = self.file(&name).ok_or_else(|| invalid(format!("layer {:?} is missing", printable(&name))))?;
@@ -348,7 +349,7 @@ impl Archive {
             }
             layers.push(ingest.spooled_layer(&file.path, &file.digest, &expected, progress)?);
         }
-        Ok(NewImage { config: image.config, manifest: image.manifest, layers, references: image.references, parent: None })
+        Ok(NewImage { config: image.config, manifest: image.manifest, index: None, layers, references: image.references })
     }
 }
 

@@ -150,13 +150,23 @@ pub(crate) fn check_count(layers: usize) -> Result<()> {
     Ok(())
 }
 
+/// The OCI media type of a layer; Docker's own names mean the same.
+pub(crate) fn oci_layer_type(media_type: &str) -> String {
+    match media_type {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => format!("{OCI_LAYER}+gzip"),
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => format!("{OCI_LAYER}+zstd"),
+        "application/vnd.docker.image.rootfs.diff.tar" => OCI_LAYER.to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// A manifest for an image that came without one.
 pub(crate) fn compose(config: &Digest, config_size: u64, layers: &[LayerBlob]) -> Vec<u8> {
     let manifest = Manifest {
         schema_version: 2,
         media_type: OCI_MANIFEST.into(),
         config: Descriptor::new(OCI_CONFIG, config.clone(), config_size),
-        layers: layers.iter().map(|layer| Descriptor::new(&*layer.media_type, layer.digest.clone(), layer.size)).collect(),
+        layers: layers.iter().map(|layer| Descriptor::new(oci_layer_type(&layer.media_type), layer.digest.clone(), layer.size)).collect(),
         annotations: BTreeMap::new(),
     };
     serde_json::to_vec(&manifest).expect("a manifest has only string keys")

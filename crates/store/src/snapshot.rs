@@ -11,6 +11,7 @@ use crate::apply::{RootMeta, apply_layer};
 use crate::copy::{CopyOptions, copy_tree};
 use crate::diff::{self, Change};
 use crate::error::{At, Error, Result};
+use crate::ingest::random_name;
 use crate::layered::Layered;
 use crate::limits::Space;
 use crate::overlay;
@@ -238,8 +239,7 @@ impl Store {
         if path.exists() {
             return Ok(path);
         }
-        let ingest = self.ingest()?;
-        let staged = ingest.spool_path();
+        let staged = self.root.join("staging").join(random_name());
         std::fs::create_dir(&staged).at("create", staged.display())?;
         let root = open_dir(&staged).at("open", staged.display())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).at("change the mode of", staged.display())?;
@@ -247,9 +247,10 @@ impl Store {
         apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::unlimited())?;
         match std::fs::rename(&staged, &path) {
             // Two first containers at once: one is enough.
-            Err(_) if path.exists() => Ok(path),
-            result => result.at("put in place", path.display()).map(|()| path),
+            Err(_) if path.exists() => self.discard(&staged)?,
+            result => result.at("put in place", path.display())?,
         }
+        Ok(path)
     }
 }
 

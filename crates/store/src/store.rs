@@ -4,6 +4,7 @@ use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
 use crate::index::{Database, Index, StoredImage};
 use crate::limits::Limits;
+use crate::partial::{KEPT, Partials};
 use crate::root::{names, open_dir, remove_tree, remove_tree_until};
 use naru_types::{ContainerId, Digest};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
@@ -11,9 +12,10 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// How containers' file systems are made of layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +57,7 @@ pub struct Store {
     pub(crate) index: RwLock<Index>,
     pub(crate) database: Mutex<Database>,
     pub(crate) containers: OwnedFd,
+    pub(crate) partials: Arc<Partials>,
     trash: Arc<Trash>,
     wake: Option<Sender<()>>,
     sweeper: Option<JoinHandle<()>>,
@@ -81,7 +84,7 @@ impl Trash {
     }
 }
 
-const DIRECTORIES: [&str; 7] = ["blobs", "blobs/sha256", "layers", "init", "containers", "staging", "trash"];
+const DIRECTORIES: [&str; 8] = ["blobs", "blobs/sha256", "layers", "init", "containers", "partial", "staging", "trash"];
 
 impl Store {
     /// Opens the store, making it when it is new, and removes what a crash left behind.
@@ -113,6 +116,7 @@ impl Store {
             index: RwLock::new(Index::default()),
             database: Mutex::new(database),
             containers: open("containers")?,
+            partials: Arc::new(Partials::new(root.join("partial"))),
             trash: trash.clone(),
             wake: Some(wake),
             sweeper: None,
@@ -121,7 +125,8 @@ impl Store {
         };
         store.read_index()?;
         store.discard_leftovers()?;
-        let sweeper = std::thread::Builder::new().name("store-sweeper".into()).spawn(move || sweep_when_woken(&trash, &woken));
+        let partials = Arc::clone(&store.partials);
+        let sweeper = std::thread::Builder::new().name("store-sweeper".into()).spawn(move || sweep_when_woken(&trash, &partials, &woken));
         store.sweeper = Some(sweeper.at("start", "the sweeper thread")?);
         store.wake_sweeper();
         Ok(store)
@@ -271,10 +276,18 @@ impl Drop for Store {
     }
 }
 
-fn sweep_when_woken(trash: &Trash, woken: &Receiver<()>) {
-    while woken.recv().is_ok() {
-        while woken.try_recv().is_ok() {}
-        if let Err(error) = trash.sweep()
+/// Old partial blobs are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
+
+fn sweep_when_woken(trash: &Trash, partials: &Partials, woken: &Receiver<()>) {
+    let mut next_look = Instant::now();
+    loop {
+        match woken.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
+            Ok(()) => while woken.try_recv().is_ok() {},
+            Err(RecvTimeoutError::Timeout) => next_look = Instant::now() + LOOK_EVERY,
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if let Err(error) = partials.sweep(KEPT).and_then(|_| trash.sweep())
             && !trash.closing.load(Ordering::Relaxed)
         {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot delete discarded files, the next start tries again");

@@ -202,7 +202,7 @@ fn failure(text: String) -> bytes::Bytes {
 }
 
 /// Passes the store's progress on; one that nobody reads is dropped.
-fn reporter(sender: Sender, quiet: bool) -> impl Fn(Progress) + Send + 'static {
+fn reporter(sender: Sender, quiet: bool) -> impl Fn(Progress) + Send + Sync + 'static {
     move |progress| {
         if quiet {
             return;

@@ -7,16 +7,17 @@ use naru_types::Digest;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub struct Fixture {
-    pub store: Option<Store>,
+    pub store: Option<Arc<Store>>,
     pub config: StoreConfig,
     _directory: tempfile::TempDir,
 }
 
 impl std::ops::Deref for Fixture {
-    type Target = Store;
-    fn deref(&self) -> &Store {
+    type Target = Arc<Store>;
+    fn deref(&self) -> &Arc<Store> {
         self.store.as_ref().expect("open")
     }
 }
@@ -30,13 +31,13 @@ impl Fixture {
         // The reserve would make tests depend on the host's disk.
         let directory = tempfile::tempdir().unwrap();
         let config = StoreConfig { root: directory.path().join("root"), driver, limits: Limits { reserve: 0, ..limits } };
-        let store = Some(Store::open(&config).unwrap());
+        let store = Some(Arc::new(Store::open(&config).unwrap()));
         Fixture { store, config, _directory: directory }
     }
 
     pub fn reopen(&mut self) {
         self.store = None;
-        self.store = Some(Store::open(&self.config).unwrap());
+        self.store = Some(Arc::new(Store::open(&self.config).unwrap()));
     }
 
     /// Names of everything under the store's directories, for comparing before and after.
@@ -44,7 +45,7 @@ impl Fixture {
         self.sweep().unwrap();
         let mut files = Vec::new();
         let mut pending: Vec<PathBuf> =
-            ["blobs", "layers", "containers", "staging", "trash", "init"].iter().map(|d| self.config.root.join(d)).collect();
+            ["blobs", "layers", "containers", "partial", "staging", "trash", "init"].iter().map(|d| self.config.root.join(d)).collect();
         while let Some(directory) = pending.pop() {
             for entry in std::fs::read_dir(&directory).unwrap() {
                 let entry = entry.unwrap();
@@ -147,7 +148,7 @@ pub fn oci_layout(name: &str, blobs: &[Vec<u8>], diff_ids: &[Digest]) -> Vec<u8>
 }
 
 /// Loads one image of layers with these entries.
-pub fn image(store: &Store, name: &str, layers: &[&[(Entry, Vec<u8>)]]) -> Digest {
+pub fn image(store: &Arc<Store>, name: &str, layers: &[&[(Entry, Vec<u8>)]]) -> Digest {
     let layers: Vec<Vec<u8>> = layers.iter().map(|entries| tar(entries)).collect();
     store.load(&mut docker_archive(name, &layers).as_slice(), &|_| {}).unwrap();
     store.find(name).unwrap().id
