@@ -18,9 +18,10 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("store", &["types", "sys"]),
     ("net", &["types", "sys"]),
     ("api", &["types"]),
-    ("engine", &["types", "runtime", "store", "net"]),
-    ("daemon", &["types", "sys", "runtime", "store", "net", "api", "engine"]),
-    ("naru", &["types", "sys", "runtime", "store", "net", "api", "engine", "daemon"]),
+    ("registry", &["types", "store"]),
+    ("engine", &["types", "runtime", "store", "net", "registry"]),
+    ("daemon", &["types", "sys", "runtime", "store", "net", "registry", "api", "engine"]),
+    ("naru", &["types", "sys", "runtime", "store", "net", "registry", "api", "engine", "daemon"]),
 ];
 
 /// Crates that never link the async runtime.
