@@ -1,28 +1,65 @@
 //! What may pass between containers, host and world: one nf_tables table of the engine, never another's.
 //!
 //! ```text
+//! raw                  to a port published on 127.0.0.1, not from here: drop
 //! prerouting, output   addr4/6: address . protocol . port → address . port     a port published on one host address
 //!                      any4/6:  protocol . port → address . port                on all of them
-//! postrouting          from subnets4/6 after a rewrite, or from masq4/6 to outside: masquerade
+//! postrouting          from subnets4/6 after a rewrite: masquerade; to outside, from snat4/6: the address it says,
+//!                      from masq4/6: masquerade
+//! input                from a bridge of `sealed`: drop
 //! forward              established: accept
-//!                      to a bridge: published, or between a pair of bridges: accept, else drop
 //!                      from an internal bridge: drop
+//!                      to a bridge: published, or between a pair of bridges, or to open4/6 (address . protocol . port),
+//!                      or ICMP to routed4/6, or from outside to unprotected4/6: accept, else drop
 //! ```
 //!
 //! A bridge or a port is an element or a few of these sets, added or deleted in one transaction; the rules are written
-//! once. What goes through no bridge of ours is not touched. 127.0.0.1 and ::1 are not rewritten (that would need
-//! `route_localnet`, which opens the host's loopback services to containers): they are served by the sockets that hold
-//! the ports, see [`crate::ports`] and [`crate::proxy`]. The table can be removed by others at any time; the state is
-//! kept here, and [`Firewall::repair`] makes everything anew.
+//! once. What goes through no bridge of ours is not touched. Nothing from outside reaches a container's own address,
+//! whoever routes to it: only a connection that was rewritten here, or one that began in the container, passes.
+//!
+//! 127.0.0.1 and ::1 are not rewritten (that would need `route_localnet`, which opens the host's loopback services to
+//! containers): they are served by the sockets that hold the ports, see [`crate::ports`] and [`crate::proxy`]. With
+//! [`FirewallMode::RespectHost`] these sockets serve everything.
+//!
+//! The table can be removed or changed by others at any time (`nft flush ruleset`); the state is kept here,
+//! [`Firewall::watch`] tells of it and [`Firewall::repair`] makes everything anew.
 
 use crate::address::{IpNet, LinkName, Protocol, number_to_ip, octets};
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
+use crate::watch::Watch;
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// How a network is reached from outside, family by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GatewayMode {
+    /// By published ports of the host.
+    #[default]
+    Nat,
+    /// By the containers' own addresses, published ports only; nothing is rewritten.
+    Routed,
+    /// By published ports of the host, and everything by the containers' own addresses.
+    NatUnprotected,
+    /// Not at all, the host included.
+    Isolated,
+}
+
+/// Who decides over connections to published ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FirewallMode {
+    /// Who publishes: packets are rewritten before the host's rules for itself see them. As Docker.
+    #[default]
+    Open,
+    /// The host's rules for itself (`INPUT`): nothing is rewritten, the sockets that hold the ports serve all, as a
+    /// program of the host would. That costs a copy through the engine, and containers see the gateway's address
+    /// instead of the client's.
+    RespectHost,
+}
 
 /// How a network's bridge may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +68,22 @@ pub struct BridgeRules {
     pub name: LinkName,
     /// The subnets of its containers.
     pub subnets: Vec<IpNet>,
-    /// Give packets to the outside the host's address.
-    pub masquerade: bool,
+    /// Give IPv4 packets to the outside the host's address.
+    pub masquerade_v4: bool,
+    /// Give IPv6 packets to the outside the host's address.
+    pub masquerade_v6: bool,
     /// Containers may talk to each other.
     pub icc: bool,
     /// Nothing passes to or from the outside.
     pub internal: bool,
+    /// How it is reached by IPv4.
+    pub mode_v4: GatewayMode,
+    /// How it is reached by IPv6.
+    pub mode_v6: GatewayMode,
+    /// The host's address that packets to the outside get, instead of that of the link they leave by.
+    pub host_ip_v4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub host_ip_v6: Option<IpAddr>,
 }
 
 /// A published port.
@@ -65,21 +112,17 @@ impl PortMap {
         SocketAddr::new(self.container_ip, self.container_port)
     }
 
-    /// The set and element for it; none for what only the proxy serves: loopback, and IPv6 to IPv4.
-    fn element(&self) -> Option<(&'static str, Element)> {
-        if self.host_ip.is_loopback() || self.host_ip.is_ipv4() != self.container_ip.is_ipv4() {
+    /// The element that rewrites it; none for what only the proxy serves: loopback, and IPv6 to IPv4.
+    fn rewritten(&self) -> Option<(&'static str, Element)> {
+        if self.host_ip.is_ipv4() != self.container_ip.is_ipv4() {
             return None;
         }
-        let padded = |parts: &[&[u8]]| {
-            let mut key = Vec::new();
-            for part in parts {
-                key.extend_from_slice(part);
-                key.resize(key.len().next_multiple_of(4), 0);
-            }
-            key
-        };
         let (protocol, port) = ([self.protocol.number()], self.host_port.to_be_bytes());
         let host = octets(self.host_ip);
+        if self.host_ip.is_loopback() {
+            let key = padded(&[&host, &protocol, &port]);
+            return self.host_ip.is_ipv4().then_some(("local4", Element { key, data: None, range_end: false }));
+        }
         let (set, key) = match (self.host_ip.is_ipv4(), self.host_ip.is_unspecified()) {
             (true, true) => ("any4", padded(&[&protocol, &port])),
             (false, true) => ("any6", padded(&[&protocol, &port])),
@@ -89,24 +132,79 @@ impl PortMap {
         let data = padded(&[&octets(self.container_ip), &self.container_port.to_be_bytes()]);
         Some((set, Element { key, data: Some(data), range_end: false }))
     }
+
+    /// The element that lets it pass to the container's own address.
+    fn opened(&self) -> (&'static str, Element) {
+        let key = padded(&[&octets(self.container_ip), &[self.protocol.number()], &self.container_port.to_be_bytes()]);
+        (if self.container_ip.is_ipv4() { "open4" } else { "open6" }, Element { key, data: None, range_end: false })
+    }
+}
+
+/// A concatenation: each part filled up to four bytes.
+fn padded(parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        key.resize(key.len().next_multiple_of(4), 0);
+    }
+    key
 }
 
 impl BridgeRules {
+    /// A bridge as Docker makes it when nothing else is asked for.
+    pub fn new(name: LinkName, subnets: Vec<IpNet>) -> Self {
+        BridgeRules {
+            name,
+            subnets,
+            masquerade_v4: true,
+            masquerade_v6: true,
+            icc: true,
+            internal: false,
+            mode_v4: GatewayMode::Nat,
+            mode_v6: GatewayMode::Nat,
+            host_ip_v4: None,
+            host_ip_v6: None,
+        }
+    }
+
+    fn mode(&self, is_ipv4: bool) -> GatewayMode {
+        if is_ipv4 { self.mode_v4 } else { self.mode_v6 }
+    }
+
     fn elements(&self) -> Vec<(&'static str, Vec<Element>)> {
         let plain = |key: Vec<u8>| Element { key, data: None, range_end: false };
         let name = self.name.padded().to_vec();
         let mut sets = vec![("bridges", vec![plain(name.clone())])];
-        if self.internal {
+        let isolated = [self.mode_v4, self.mode_v6].contains(&GatewayMode::Isolated);
+        if isolated {
+            sets.push(("sealed", vec![plain(name.clone())]));
+        }
+        if self.internal || isolated {
             sets.push(("internal", vec![plain(name.clone())]));
         }
         if self.icc {
             sets.push(("pairs", vec![plain([name.as_slice(), name.as_slice()].concat())]));
         }
         for subnet in &self.subnets {
-            let (all, masquerade) = if subnet.is_ipv4() { ("subnets4", "masq4") } else { ("subnets6", "masq6") };
-            sets.push((all, range(subnet)));
-            if self.masquerade && !self.internal {
-                sets.push((masquerade, range(subnet)));
+            let is_ipv4 = subnet.is_ipv4();
+            let of = |v4, v6| if is_ipv4 { v4 } else { v6 };
+            sets.push((of("subnets4", "subnets6"), range(subnet, None)));
+            if self.internal || isolated {
+                continue;
+            }
+            let mode = self.mode(is_ipv4);
+            match mode {
+                GatewayMode::Routed => sets.push((of("routed4", "routed6"), range(subnet, None))),
+                GatewayMode::NatUnprotected => sets.push((of("unprotected4", "unprotected6"), range(subnet, None))),
+                GatewayMode::Nat | GatewayMode::Isolated => {}
+            }
+            let masquerade = if is_ipv4 { self.masquerade_v4 } else { self.masquerade_v6 };
+            if masquerade && mode != GatewayMode::Routed {
+                let own = if is_ipv4 { self.host_ip_v4 } else { self.host_ip_v6 };
+                match own.filter(|own| own.is_ipv4() == is_ipv4) {
+                    Some(own) => sets.push((of("snat4", "snat6"), range(subnet, Some(own)))),
+                    None => sets.push((of("masq4", "masq6"), range(subnet, None))),
+                }
             }
         }
         sets
@@ -114,9 +212,9 @@ impl BridgeRules {
 }
 
 /// A subnet as two ends; one that reaches to the last address has no second.
-fn range(subnet: &IpNet) -> Vec<Element> {
+fn range(subnet: &IpNet, data: Option<IpAddr>) -> Vec<Element> {
     let key = |number| octets(number_to_ip(number, subnet.is_ipv4()));
-    let mut ends = vec![Element { key: key(subnet.first()), data: None, range_end: false }];
+    let mut ends = vec![Element { key: key(subnet.first()), data: data.map(octets), range_end: false }];
     let most = if subnet.is_ipv4() { u128::from(u32::MAX) } else { u128::MAX };
     if subnet.last() < most {
         ends.push(Element { key: key(subnet.last() + 1), data: None, range_end: true });
@@ -124,18 +222,60 @@ fn range(subnet: &IpNet) -> Vec<Element> {
     ends
 }
 
+/// How a port is published, which its network and the firewall's mode said when it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Rewritten,
+    /// To the container's own address.
+    Opened,
+    /// By the sockets alone.
+    Served,
+}
+
 #[derive(Debug, Default)]
 struct State {
     bridges: BTreeMap<LinkName, BridgeRules>,
-    ports: BTreeSet<PortMap>,
+    /// Which bridge has the subnet that begins here.
+    subnets: BTreeMap<IpAddr, LinkName>,
+    ports: BTreeMap<PortMap, Way>,
+}
+
+impl State {
+    fn insert_bridge(&mut self, rules: BridgeRules) -> Option<BridgeRules> {
+        self.subnets.retain(|_, bridge| *bridge != rules.name);
+        for subnet in &rules.subnets {
+            self.subnets.insert(subnet.network().address(), rules.name.clone());
+        }
+        self.bridges.insert(rules.name.clone(), rules)
+    }
+
+    fn remove_bridge(&mut self, name: &LinkName) -> Option<BridgeRules> {
+        self.subnets.retain(|_, bridge| bridge != name);
+        self.bridges.remove(name)
+    }
+
+    fn way(&self, port: &PortMap, mode: FirewallMode) -> Way {
+        let before = self.subnets.range(..=port.container_ip).next_back();
+        let bridge = before.and_then(|(_, name)| self.bridges.get(name));
+        let bridge = bridge.filter(|bridge| bridge.subnets.iter().any(|subnet| subnet.contains(port.container_ip)));
+        match bridge.map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
+            Some(GatewayMode::Routed) => Way::Opened,
+            // A loopback address is kept from others in either mode.
+            _ if mode == FirewallMode::Open || port.host_ip.is_loopback() => Way::Rewritten,
+            _ => Way::Served,
+        }
+    }
 }
 
 /// The engine's table.
 #[derive(Debug)]
 pub struct Firewall {
     table: String,
+    mode: FirewallMode,
     socket: Mutex<Socket>,
     state: Mutex<State>,
+    /// Others changed the table since it was last written whole.
+    damaged: Arc<AtomicBool>,
 }
 
 const fn set(name: &'static str, key_kind: u32, key_length: u32) -> Set {
@@ -148,14 +288,28 @@ fn sets() -> Vec<Set> {
         data: Some((kind::concat(&[address, kind::PORT]), data_length)),
         ..set(name, kind::concat(keys), key_length)
     };
+    let snat = |name, kind, length| Set { data: Some((kind, length)), ..subnets(name, kind, length) };
+    let open = |name, address, length| set(name, kind::concat(&[address, kind::PROTOCOL, kind::PORT]), length);
     vec![
         set("bridges", kind::IFNAME, 16),
         set("internal", kind::IFNAME, 16),
+        set("sealed", kind::IFNAME, 16),
         set("pairs", kind::concat(&[kind::IFNAME, kind::IFNAME]), 32),
         subnets("subnets4", kind::IPV4, 4),
         subnets("subnets6", kind::IPV6, 16),
+        subnets("routed4", kind::IPV4, 4),
+        subnets("routed6", kind::IPV6, 16),
+        subnets("unprotected4", kind::IPV4, 4),
+        subnets("unprotected6", kind::IPV6, 16),
         subnets("masq4", kind::IPV4, 4),
         subnets("masq6", kind::IPV6, 16),
+        snat("snat4", kind::IPV4, 4),
+        snat("snat6", kind::IPV6, 16),
+        open("open4", kind::IPV4, 12),
+        open("open6", kind::IPV6, 24),
+        open("local4", kind::IPV4, 12),
+        subnets("loopback4", kind::IPV4, 4),
+        subnets("loopback6", kind::IPV6, 16),
         map("any4", &[kind::PROTOCOL, kind::PORT], 8, kind::IPV4, 8),
         map("any6", &[kind::PROTOCOL, kind::PORT], 8, kind::IPV6, 20),
         map("addr4", &[kind::IPV4, kind::PROTOCOL, kind::PORT], 12, kind::IPV4, 8),
@@ -163,12 +317,11 @@ fn sets() -> Vec<Set> {
     ]
 }
 
-fn write_rules(transaction: &mut Transaction<'_>) {
+fn write_rewriting(transaction: &mut Transaction<'_>) {
     use Expression::{
-        Accept, Drop, In, IsFamily, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, LoadSource, Map, Masquerade, NotIn,
-        RewriteDestination, StateIs, ToThisHost, WasRewritten,
+        In, IsFamily, LoadDestination, LoadOutName, LoadPort, LoadProtocol, LoadSource, Map, Masquerade, NotIn, RewriteDestination,
+        RewriteSource, ToThisHost, WasRewritten,
     };
-    const ESTABLISHED_OR_RELATED: u32 = 6;
     for (chain, hook) in [("prerouting", nft::DNAT_FROM_OUTSIDE), ("output", nft::DNAT_FROM_HOST)] {
         transaction.chain(chain, hook);
         // An address fills register 8 (IPv4) or 8 to 11 (IPv6); what a map yields has the port right after it.
@@ -184,13 +337,31 @@ fn write_rules(transaction: &mut Transaction<'_>) {
         }
     }
     transaction.chain("postrouting", nft::SNAT);
-    for (family, subnets, masquerade) in [(nft::IPV4, "subnets4", "masq4"), (nft::IPV6, "subnets6", "masq6")] {
+    for (family, subnets, snat, masquerade) in [(nft::IPV4, "subnets4", "snat4", "masq4"), (nft::IPV6, "subnets6", "snat6", "masq6")] {
         let source = LoadSource { family, register: 1 };
         // A container that reaches itself or a neighbour by a published port: the answer must come back through here.
         transaction.rule("postrouting", &[IsFamily(family), source, In(subnets), WasRewritten, Masquerade]);
-        transaction
-            .rule("postrouting", &[IsFamily(family), source, In(masquerade), LoadOutName { register: 1 }, NotIn("bridges"), Masquerade]);
+        let outside = [LoadOutName { register: 1 }, NotIn("bridges")];
+        transaction.rule("postrouting", &[IsFamily(family), outside[0], outside[1], source, Map(snat), RewriteSource { family }]);
+        transaction.rule("postrouting", &[IsFamily(family), source, In(masquerade), outside[0], outside[1], Masquerade]);
     }
+}
+
+fn write_filters(transaction: &mut Transaction<'_>) {
+    use Expression::{
+        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, StateIs,
+        WasRewritten,
+    };
+    const NEW: u32 = 8;
+    const ESTABLISHED_OR_RELATED: u32 = 6;
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    // The kernel drops them by itself, unless somebody has set route_localnet.
+    transaction.chain("raw", nft::RAW);
+    let local = [LoadDestination { family: nft::IPV4, register: 1 }, LoadProtocol { register: 9 }, LoadPort { register: 10 }];
+    transaction.rule("raw", &[NotFrom("lo"), IsFamily(nft::IPV4), local[0], local[1], local[2], In("local4"), Drop]);
+    transaction.chain("input", nft::INPUT);
+    transaction.rule("input", &[LoadInName { register: 1 }, In("sealed"), StateIs(NEW), Drop]);
     transaction.chain("forward", nft::FORWARD);
     transaction.rule("forward", &[StateIs(ESTABLISHED_OR_RELATED), Accept]);
     let to_bridge = [LoadOutName { register: 1 }, In("bridges")];
@@ -200,13 +371,35 @@ fn write_rules(transaction: &mut Transaction<'_>) {
     );
     transaction.rule("forward", &[to_bridge[0], to_bridge[1], WasRewritten, Accept]);
     transaction.rule("forward", &[LoadInName { register: 1 }, LoadOutName { register: 2 }, In("pairs"), Accept]);
+    for (family, after, open, routed, unprotected, icmp) in
+        [(nft::IPV4, 9, "open4", "routed4", "unprotected4", ICMP), (nft::IPV6, 12, "open6", "routed6", "unprotected6", ICMPV6)]
+    {
+        let destination = LoadDestination { family, register: 1 };
+        let loads = [LoadProtocol { register: after }, LoadPort { register: after + 1 }];
+        transaction.rule("forward", &[IsFamily(family), destination, loads[0], loads[1], In(open), Accept]);
+        transaction.rule("forward", &[IsFamily(family), IsProtocol(icmp), destination, In(routed), Accept]);
+        let from_outside = [LoadInName { register: 1 }, NotIn("bridges")];
+        transaction.rule("forward", &[IsFamily(family), destination, In(unprotected), from_outside[0], from_outside[1], Accept]);
+    }
     transaction.rule("forward", &[to_bridge[0], to_bridge[1], Drop]);
 }
 
 impl Firewall {
     /// The firewall of an engine; `table` is its name. Nothing is changed before [`Firewall::ensure`].
-    pub fn open(table: &str) -> Result<Firewall> {
-        Ok(Firewall { table: table.to_owned(), socket: Mutex::new(Socket::netfilter()?), state: Mutex::new(State::default()) })
+    pub fn open(table: &str, mode: FirewallMode) -> Result<Firewall> {
+        Ok(Firewall {
+            table: table.to_owned(),
+            mode,
+            socket: Mutex::new(Socket::netfilter()?),
+            state: Mutex::default(),
+            damaged: Arc::default(),
+        })
+    }
+
+    /// Tells of changes to the table by others; see [`Watch::wait`].
+    pub fn watch(&self) -> Result<Watch> {
+        let own_port = self.socket.lock().expect("an exchange does not panic").port()?;
+        Watch::open(&self.table, own_port, self.damaged.clone())
     }
 
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the
@@ -219,10 +412,11 @@ impl Firewall {
     /// Takes bridges and ports up again after a restart of the engine, in one transaction.
     pub fn restore(&self, bridges: Vec<BridgeRules>, ports: Vec<PortMap>) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
-        let new = State {
-            bridges: bridges.into_iter().map(|bridge| (bridge.name.clone(), bridge)).collect(),
-            ports: ports.into_iter().collect(),
-        };
+        let mut new = State::default();
+        for bridge in bridges {
+            new.insert_bridge(bridge);
+        }
+        new.ports = ports.into_iter().map(|port| (port, new.way(&port, self.mode))).collect();
         self.write_all(&new)?;
         *state = new;
         Ok(())
@@ -231,21 +425,26 @@ impl Firewall {
     /// Adds a network's bridge; one that is there is replaced.
     pub fn add_bridge(&self, rules: BridgeRules) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
-        let old = state.bridges.insert(rules.name.clone(), rules.clone());
-        if old.as_ref() == Some(&rules) {
-            return Ok(());
-        }
-        let changed = self.change(&state, |transaction| {
-            for (set, elements) in old.iter().flat_map(BridgeRules::elements) {
-                transaction.delete(set, &elements);
+        let old = state.insert_bridge(rules.clone());
+        let changed = match &old {
+            Some(old) if *old == rules => return Ok(()),
+            // Its ports may now be published in another way.
+            Some(_) => {
+                let ports: Vec<PortMap> = state.ports.keys().copied().collect();
+                state.ports = ports.into_iter().map(|port| (port, state.way(&port, self.mode))).collect();
+                self.write_all(&state)
             }
-            for (set, elements) in rules.elements() {
-                transaction.add(set, &elements);
-            }
-        });
+            None => self.change(&state, |transaction| {
+                for (set, elements) in rules.elements() {
+                    transaction.add(set, &elements);
+                }
+            }),
+        };
         if changed.is_err() {
-            state.bridges.remove(&rules.name);
-            state.bridges.extend(old.map(|old| (old.name.clone(), old)));
+            state.remove_bridge(&rules.name);
+            if let Some(old) = old {
+                state.insert_bridge(old);
+            }
         }
         changed
     }
@@ -253,7 +452,7 @@ impl Firewall {
     /// Removes a network's bridge; absent is fine.
     pub fn remove_bridge(&self, name: &LinkName) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
-        let Some(old) = state.bridges.remove(name) else { return Ok(()) };
+        let Some(old) = state.remove_bridge(name) else { return Ok(()) };
         self.change(&state, |transaction| {
             for (set, elements) in old.elements() {
                 transaction.delete(set, &elements);
@@ -264,15 +463,16 @@ impl Firewall {
     /// Publishes ports, all or none.
     pub fn publish(&self, ports: &[PortMap]) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
-        let new: Vec<PortMap> = ports.iter().filter(|port| !state.ports.contains(port)).copied().collect();
-        state.ports.extend(&new);
+        let new: Vec<(PortMap, Way)> =
+            ports.iter().filter(|port| !state.ports.contains_key(port)).map(|port| (*port, state.way(port, self.mode))).collect();
+        state.ports.extend(new.iter().copied());
         let changed = self.change(&state, |transaction| {
-            for (set, elements) in by_set(&new) {
+            for (set, elements) in by_set(new.iter().copied()) {
                 transaction.add(set, &elements);
             }
         });
         if changed.is_err() {
-            for port in &new {
+            for (port, _) in &new {
                 state.ports.remove(port);
             }
         }
@@ -282,22 +482,29 @@ impl Firewall {
     /// Takes ports back; absent ones are fine.
     pub fn unpublish(&self, ports: &[PortMap]) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
-        let old: Vec<PortMap> = ports.iter().filter(|port| state.ports.remove(port)).copied().collect();
+        let old: Vec<(PortMap, Way)> = ports.iter().filter_map(|port| state.ports.remove_entry(port)).collect();
+        // Two published on different ports of the host may be open as one.
+        let is_open = |(_, way): &(&PortMap, &Way)| **way == Way::Opened && old.iter().any(|(_, way)| *way == Way::Opened);
+        let open: Vec<Element> = state.ports.iter().filter(is_open).map(|(port, _)| port.opened().1).collect();
         self.change(&state, |transaction| {
-            for (set, elements) in by_set(&old) {
+            for (set, mut elements) in by_set(old.iter().copied()) {
+                elements.retain(|element| !open.contains(element));
                 transaction.delete(set, &elements);
             }
         })
     }
 
-    /// Makes everything anew when the table is gone (`nft flush ruleset`, firewalld); true when it was.
+    /// Makes everything anew when the table is gone (`nft flush ruleset`), or was changed by others as a [`Watch`] saw;
+    /// true when it was.
     pub fn repair(&self) -> Result<bool> {
         let state = self.state.lock().expect("a change does not panic");
-        if nft::table_exists(&self.socket.lock().expect("an exchange does not panic"), &self.table)? {
+        let damaged = self.damaged.swap(false, Ordering::AcqRel);
+        if !damaged && nft::table_exists(&self.socket.lock().expect("an exchange does not panic"), &self.table)? {
             return Ok(false);
         }
-        self.write_all(&state)?;
-        Ok(true)
+        let written = self.write_all(&state);
+        self.damaged.store(written.is_err(), Ordering::Release);
+        written.map(|()| true)
     }
 
     /// Removes the table; absent is fine.
@@ -314,6 +521,9 @@ impl Firewall {
     fn change(&self, state: &State, write: impl FnOnce(&mut Transaction<'_>)) -> Result<()> {
         let mut transaction = Transaction::new(&self.table);
         write(&mut transaction);
+        if transaction.is_empty() {
+            return Ok(());
+        }
         let committed = transaction.commit(&self.socket.lock().expect("an exchange does not panic"));
         match committed {
             Err(Error::Kernel { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => self.write_all(state),
@@ -324,47 +534,68 @@ impl Firewall {
     fn write_all(&self, state: &State) -> Result<()> {
         let mut transaction = Transaction::new(&self.table);
         transaction.fresh_table();
-        let loopback =
-            [Set { interval: true, ..set("loopback4", kind::IPV4, 4) }, Set { interval: true, ..set("loopback6", kind::IPV6, 16) }];
-        for (id, set) in (1..).zip(sets().iter().chain(&loopback)) {
+        for (id, set) in (1..).zip(&sets()) {
             transaction.set(set, id);
         }
         for (set, network) in [("loopback4", "127.0.0.0/8"), ("loopback6", "::1/128")] {
-            transaction.add(set, &range(&network.parse().expect("the text is a network")));
+            transaction.add(set, &range(&network.parse().expect("the text is a network"), None));
         }
-        write_rules(&mut transaction);
+        write_rewriting(&mut transaction);
+        write_filters(&mut transaction);
         for bridge in state.bridges.values() {
             for (set, elements) in bridge.elements() {
                 transaction.add(set, &elements);
             }
         }
-        let ports: Vec<PortMap> = state.ports.iter().copied().collect();
-        for (set, elements) in by_set(&ports) {
+        for (set, elements) in by_set(state.ports.iter().map(|(port, way)| (*port, *way))) {
             transaction.add(set, &elements);
         }
         transaction.commit(&self.socket.lock().expect("an exchange does not panic"))
     }
 }
 
-fn by_set(ports: &[PortMap]) -> BTreeMap<&'static str, Vec<Element>> {
+fn by_set(ports: impl Iterator<Item = (PortMap, Way)>) -> BTreeMap<&'static str, Vec<Element>> {
     let mut sets: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
-    for (set, element) in ports.iter().filter_map(PortMap::element) {
-        sets.entry(set).or_default().push(element);
+    for (port, way) in ports {
+        let element = match way {
+            Way::Rewritten => port.rewritten(),
+            Way::Opened => Some(port.opened()),
+            Way::Served => None,
+        };
+        let Some((set, element)) = element else { continue };
+        let elements = sets.entry(set).or_default();
+        if way != Way::Opened || !elements.contains(&element) {
+            elements.push(element);
+        }
     }
     sets
 }
 
-/// Lets the host forward packets, as containers' networks need; written only where it is off.
+/// Lets the host forward packets, as containers' networks need; written only where it is off. A host that forwards IPv6
+/// takes no more routes from advertisements, unless its links are told to: then they are, those that took them before.
 pub fn enable_forwarding(ipv6: bool) -> Result<()> {
-    let mut files = vec!["/proc/sys/net/ipv4/ip_forward"];
-    if ipv6 {
-        files.push("/proc/sys/net/ipv6/conf/all/forwarding");
+    let is_off = |path: &str| {
+        let read = std::fs::read(path).map_err(|source| Error::File { action: "read", path: path.to_owned(), source });
+        read.map(|text| text.starts_with(b"0"))
+    };
+    let write = |path: &str, value: &str| {
+        std::fs::write(path, value).map_err(|source| Error::File { action: "write", path: path.to_owned(), source })
+    };
+    const IPV4: &str = "/proc/sys/net/ipv4/ip_forward";
+    const IPV6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+    if is_off(IPV4)? {
+        write(IPV4, "1")?;
     }
-    for path in files {
-        let fail = |action| move |source| Error::File { action, path: path.to_owned(), source };
-        if std::fs::read(path).map_err(fail("read"))?.starts_with(b"0") {
-            std::fs::write(path, "1").map_err(fail("write"))?;
+    if ipv6 && is_off(IPV6)? {
+        let links = std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+        for link in links.filter(|link| !matches!(link.file_name().to_str(), Some("all" | "default" | "lo"))) {
+            let path = link.path().join("accept_ra");
+            // A link may go at any time.
+            if std::fs::read(&path).is_ok_and(|text| text.starts_with(b"1")) {
+                std::fs::write(&path, "2").ok();
+            }
         }
+        write(IPV6, "1")?;
     }
     Ok(())
 }

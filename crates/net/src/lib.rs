@@ -1,7 +1,7 @@
 //! Containers' networks on the host: links, firewall, addresses, ports, and the files that name things.
 //!
-//! - [`Links`]: bridges and veth pairs by rtnetlink, in few messages.
-//! - [`Firewall`]: one nf_tables table; a container or port is an element of a set.
+//! - [`Links`]: bridges and veth pairs, macvlan and ipvlan by rtnetlink, in few messages; their rates.
+//! - [`Firewall`]: one nf_tables table; a network or port is an element of a set. [`Watch`] hears when others change it.
 //! - [`ipam`]: which subnet, which address. [`ports`]: host ports held by sockets. [`proxy`]: what cannot be rewritten.
 //! - [`hosts`], [`resolv`]: the container's files.
 //!
@@ -25,11 +25,13 @@ pub mod proxy;
 mod rates;
 pub mod resolv;
 mod rtnetlink;
+mod watch;
 
 pub use address::{IpNet, LinkName, MacAddress, Protocol};
 pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Parent};
 pub use error::{Error, Result};
-pub use firewall::{BridgeRules, Firewall, PortMap, enable_forwarding};
+pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan};
 pub use rates::Rate;
 pub use rtnetlink::Link;
+pub use watch::Watch;

@@ -102,6 +102,11 @@ impl Batch {
         self.bytes[at..at + 2].copy_from_slice(&flags.to_ne_bytes());
     }
 
+    /// Number of requests.
+    pub fn len(&self) -> usize {
+        self.purposes.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.purposes.is_empty()
     }
@@ -147,6 +152,13 @@ impl Socket {
 
     pub fn netfilter() -> Result<Self> {
         Self::open(Some(NETFILTER), "netfilter")
+    }
+
+    /// A socket that hears of changes to the groups of these bits.
+    pub fn netfilter_events(groups: u32) -> Result<Self> {
+        let socket = Self::netfilter()?;
+        let bound = rustix::net::bind(&socket.0, &SocketAddrNetlink::new(0, groups));
+        bound.map(|()| socket).map_err(|errno| Error::kernel("listen to", "changes of nftables", errno))
     }
 
     fn open(protocol: Option<rustix::net::Protocol>, name: &str) -> Result<Self> {
@@ -222,16 +234,23 @@ impl<Fd: AsFd> Socket<Fd> {
         }
     }
 
-    fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> std::result::Result<usize, Errno> {
+    /// The socket's own number, by which the kernel tells who changed something.
+    pub fn port(&self) -> Result<u32> {
+        let fail = |errno| Error::kernel("name", "a netlink socket", errno);
+        let name = rustix::net::getsockname(&self.0).map_err(fail)?;
+        SocketAddrNetlink::try_from(name).map(|name| name.pid()).map_err(fail)
+    }
+
+    pub fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> std::result::Result<usize, Errno> {
         let (got, whole) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut *buffer, flags | RecvFlags::TRUNC))?;
         if whole > buffer.len() { Err(Errno::MSGSIZE) } else { Ok(got) }
     }
 }
 
-type Message<'a> = (u16, usize, &'a [u8], &'a [u8]);
+pub(crate) type Message<'a> = (u16, usize, &'a [u8], &'a [u8]);
 
 /// The first message of a buffer: kind, sequence number, payload, what follows.
-fn message(bytes: &[u8]) -> Option<Message<'_>> {
+pub(crate) fn message(bytes: &[u8]) -> Option<Message<'_>> {
     let number = |at: usize| bytes.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
     let length = usize::try_from(number(0)?).ok()?;
     let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);

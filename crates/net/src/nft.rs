@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::netlink::{Batch, Socket, flags};
 
-const SUBSYSTEM: u16 = 10 << 8;
+pub(crate) const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM;
@@ -48,6 +48,9 @@ pub(crate) struct Hook {
 pub(crate) const DNAT_FROM_OUTSIDE: Hook = Hook { kind: "nat", number: 0, priority: -100 };
 pub(crate) const DNAT_FROM_HOST: Hook = Hook { kind: "nat", number: 3, priority: -100 };
 pub(crate) const SNAT: Hook = Hook { kind: "nat", number: 4, priority: 100 };
+/// Before connections are tracked.
+pub(crate) const RAW: Hook = Hook { kind: "filter", number: 0, priority: -300 };
+pub(crate) const INPUT: Hook = Hook { kind: "filter", number: 1, priority: 0 };
 pub(crate) const FORWARD: Hook = Hook { kind: "filter", number: 2, priority: 0 };
 
 /// A set or map.
@@ -94,6 +97,10 @@ pub(crate) enum Expression {
     LoadPort {
         register: u32,
     },
+    /// The transport protocol is this one.
+    IsProtocol(u8),
+    /// The packet did not come by this link.
+    NotFrom(&'static str),
     /// Name of the link the packet came by.
     LoadInName {
         register: u32,
@@ -120,6 +127,10 @@ pub(crate) enum Expression {
         address: u32,
         port: u32,
     },
+    /// Rewrites the source to the address in register 1.
+    RewriteSource {
+        family: u8,
+    },
     /// Rewrites the source to that of the link the packet leaves by.
     Masquerade,
     Accept,
@@ -143,6 +154,11 @@ impl<'a> Transaction<'a> {
         let mut batch = Batch::default();
         batch.begin(BATCH_BEGIN, 0, "begin a change of nftables", table, &header(0, SUBSYSTEM >> 8));
         Transaction { table, batch }
+    }
+
+    /// Nothing but its beginning.
+    pub fn is_empty(&self) -> bool {
+        self.batch.len() == 1
     }
 
     fn begin(&mut self, kind: u16, flags: u16, action: &'static str, object: &str) {
@@ -336,6 +352,16 @@ fn write(b: &mut Batch, part: Expression) {
         }
         Expression::LoadProtocol { register } => meta(b, 16, register),
         Expression::LoadPort { register } => payload(b, TRANSPORT, 2, 2, register),
+        Expression::IsProtocol(protocol) => {
+            meta(b, 16, 1);
+            compare(b, 1, true, &[protocol]);
+        }
+        Expression::NotFrom(name) => {
+            meta(b, 6, 1);
+            let mut padded = [0; 16];
+            padded[..name.len()].copy_from_slice(name.as_bytes());
+            compare(b, 1, false, &padded);
+        }
         Expression::LoadInName { register } => meta(b, 6, register),
         Expression::LoadOutName { register } => meta(b, 7, register),
         Expression::ToThisHost => {
@@ -359,6 +385,11 @@ fn write(b: &mut Batch, part: Expression) {
             b.be32(2, family.into());
             b.be32(3, address);
             b.be32(5, port);
+        }),
+        Expression::RewriteSource { family } => expression(b, "nat", |b| {
+            b.be32(1, 0);
+            b.be32(2, family.into());
+            b.be32(3, 1);
         }),
         Expression::Masquerade => expression(b, "masq", |_| {}),
         Expression::Accept => verdict(b, 1),

@@ -1,9 +1,9 @@
 //! What passes and what does not.
 
 use crate::support::*;
-use naru_net::{BridgeRules, Firewall, PortMap, Protocol};
+use naru_net::{BridgeRules, Firewall, FirewallMode, PortMap, Protocol};
 
-fn map(protocol: Protocol, host: &str, container: &str) -> PortMap {
+pub fn map(protocol: Protocol, host: &str, container: &str) -> PortMap {
     let (host, container): (std::net::SocketAddr, std::net::SocketAddr) = (host.parse().unwrap(), container.parse().unwrap());
     PortMap { protocol, host_ip: host.ip(), host_port: host.port(), container_ip: container.ip(), container_port: container.port() }
 }
@@ -74,7 +74,7 @@ fn containers_reach_the_outside_by_the_hosts_address() {
     let bridge = host.bridge("br-a", "172.30.0.0/24");
     let container = host.container(bridge, "172.30.0.2/24");
     assert_eq!(container.ask("10.9.0.2:90").as_deref(), Some(HOST));
-    let plain = host.bridge_with("br-b", "172.31.0.0/24", |rules| rules.masquerade = false);
+    let plain = host.bridge_with("br-b", "172.31.0.0/24", |rules| rules.masquerade_v4 = false);
     let container = host.container(plain, "172.31.0.2/24");
     assert_eq!(container.ask("10.9.0.2:90"), None, "without a route back there is no answer");
     host.outside.ip("route add 172.31.0.0/24 via 10.9.0.1");
@@ -142,16 +142,7 @@ fn without_icc(host: &Host, filtered: bool) {
 #[test]
 fn ipv6_ports() {
     let host = Host::new();
-    let rules = BridgeRules {
-        name: name("br-a"),
-        subnets: vec![net("172.30.0.0/24"), net("fd30::/64")],
-        masquerade: true,
-        icc: true,
-        internal: false,
-    };
-    let bridge = naru_net::Bridge { name: name("br-a"), addresses: vec![net("172.30.0.1/24"), net("fd30::1/64")], mtu: None };
-    let index = host.links.ensure_bridge(&bridge).unwrap();
-    host.firewall.add_bridge(rules).unwrap();
+    let index = host.dual("br-a", ["172.30.0.0/24", "fd30::/64"], |_| {});
     let container = host.container_with(index, "172.30.0.2/24", |plan| {
         plan.addresses.push(net("fd30::2/64"));
         plan.gateways.push(address("fd30::1"));
@@ -176,7 +167,7 @@ fn a_lost_table_is_made_anew() {
     container.serve("0.0.0.0:80");
     host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
     assert!(!host.firewall.repair().unwrap());
-    let wreck = || host.host.run(|| Firewall::open("naru-test").unwrap().remove().unwrap());
+    let wreck = || host.host.run(|| Firewall::open("naru-test", FirewallMode::Open).unwrap().remove().unwrap());
     wreck();
     assert_eq!(host.outside.ask("10.9.0.1:8080"), None);
     assert!(host.firewall.repair().unwrap());
@@ -199,13 +190,13 @@ fn a_new_engine_takes_over() {
     let port = map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80");
     let stale = map(Protocol::Tcp, "0.0.0.0:8081", "172.30.0.2:80");
     host.firewall.publish(&[port, stale]).unwrap();
-    let firewall = host.host.run(|| Firewall::open("naru-test").unwrap());
-    let rules = BridgeRules { name: name("br-a"), subnets: vec![net("172.30.0.0/24")], masquerade: true, icc: true, internal: false };
+    let firewall = host.host.run(|| Firewall::open("naru-test", FirewallMode::Open).unwrap());
+    let rules = BridgeRules::new(name("br-a"), vec![net("172.30.0.0/24")]);
     firewall.restore(vec![rules.clone()], vec![port]).unwrap();
     assert!(host.outside.ask("10.9.0.1:8080").is_some());
     assert_eq!(host.outside.ask("10.9.0.1:8081"), None);
     // Rules of a bridge can change, and go.
-    firewall.add_bridge(BridgeRules { masquerade: false, ..rules }).unwrap();
+    firewall.add_bridge(BridgeRules { masquerade_v4: false, ..rules }).unwrap();
     firewall.remove_bridge(&name("br-a")).unwrap();
     firewall.remove_bridge(&name("br-a")).unwrap();
     firewall.remove().unwrap();

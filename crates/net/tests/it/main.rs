@@ -4,5 +4,7 @@
 
 mod children;
 mod firewall;
+mod foreign;
 mod links;
+mod modes;
 mod support;

@@ -1,6 +1,6 @@
 //! A host, an outside and containers, each a network namespace that only a descriptor holds.
 
-use naru_net::{Bridge, BridgeRules, Firewall, IpNet, LinkName, Links, MacAddress, VethPlan, enable_forwarding};
+use naru_net::{Bridge, BridgeRules, Firewall, FirewallMode, IpNet, LinkName, Links, MacAddress, VethPlan, enable_forwarding};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::File;
@@ -41,7 +41,7 @@ impl Namespace {
 
     /// Answers every connection to a port with the peer's address, until the test ends.
     pub fn serve(&self, address: &str) {
-        let listener = self.run(|| TcpListener::bind(address).unwrap());
+        let listener = self.run(|| bind(address.parse().unwrap()));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
@@ -91,6 +91,55 @@ impl Namespace {
         })
     }
 
+    /// True when an echo request is answered.
+    pub fn ping(&self, to: &str) -> bool {
+        let to: IpAddr = to.parse().unwrap();
+        let (family, protocol, request, answer) = match to {
+            IpAddr::V4(_) => (AddressFamily::INET, rustix::net::ipproto::ICMP, 8, 0),
+            IpAddr::V6(_) => (AddressFamily::INET6, rustix::net::ipproto::ICMPV6, 128, 129),
+        };
+        let socket = self.run(|| rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).unwrap());
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_millis(700))).unwrap();
+        // Type and code, checksum (which the kernel writes with IPv6), identifier, number.
+        let sum = !((u16::from(request as u8) << 8) + 0x1234 + 1);
+        let packet = [&[request, 0][..], &sum.to_be_bytes(), &[0x12, 0x34, 0, 1]].concat();
+        let sent = rustix::net::sendto(&socket, &packet, rustix::net::SendFlags::empty(), &SocketAddr::new(to, 0));
+        let mut buffer = [0; 200];
+        while let (Ok(_), Ok((got, _))) = (sent, rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())) {
+            let message = if to.is_ipv4() { &buffer[20..got] } else { &buffer[..got] };
+            if message[0] == answer && message[4..6] == [0x12, 0x34] {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What a program of the host's administrator prints, run in the namespace; none where it is not installed.
+    /// `NARU_TEST_ROOT` may name a tree that has it.
+    pub fn tool(&self, program: &str, arguments: &[&str]) -> Option<String> {
+        let mut command = match std::env::var_os("NARU_TEST_ROOT") {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        match self.run(|| command.args(arguments).output()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            output => {
+                let output = output.unwrap();
+                assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+                Some(String::from_utf8_lossy(&output.stdout).into_owned())
+            }
+        }
+    }
+
+    /// Has nft carry out commands; none where it is not installed.
+    pub fn nft(&self, commands: &str) -> Option<()> {
+        self.tool("nft", &[commands]).map(drop)
+    }
+
     /// What `ip` or `tc` prints in the namespace.
     pub fn output(&self, command: &str) -> String {
         let words: Vec<&str> = command.split_whitespace().collect();
@@ -117,6 +166,18 @@ impl Namespace {
     pub fn ip(&self, arguments: &str) {
         self.run(|| ip(&arguments.split_whitespace().collect::<Vec<_>>()));
     }
+}
+
+/// A listener of one family only: `[::]` leaves `0.0.0.0` to another.
+fn bind(address: SocketAddr) -> TcpListener {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true).unwrap();
+    }
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 64).unwrap();
+    socket.into()
 }
 
 fn ip(arguments: &[&str]) {
@@ -148,10 +209,14 @@ pub const OUTSIDE: &str = "10.9.0.2";
 
 impl Host {
     pub fn new() -> Self {
+        Self::with_mode(FirewallMode::Open)
+    }
+
+    pub fn with_mode(mode: FirewallMode) -> Self {
         let (host, outside) = (Namespace::new(), Namespace::new());
         let (links, firewall) = host.run(|| {
             enable_forwarding(true).unwrap();
-            (Links::open("test").unwrap(), Firewall::open("naru-test").unwrap())
+            (Links::open("test").unwrap(), Firewall::open("naru-test", mode).unwrap())
         });
         firewall.ensure().unwrap();
         // The wire between host and outside.
@@ -165,6 +230,7 @@ impl Host {
         assert!(wire2);
         for (namespace, link, ipv4, ipv6) in [(&host, "wire", HOST, "fd09::1"), (&outside, "wire2", OUTSIDE, "fd09::2")] {
             namespace.ip(&format!("addr add {ipv4}/24 dev {link}"));
+            namespace.ip(&format!("link set {link} addrgenmode none"));
             namespace.ip(&format!("addr add {ipv6}/64 dev {link} nodad"));
             namespace.ip(&format!("link set {link} up"));
         }
@@ -184,10 +250,34 @@ impl Host {
         let subnet = net(subnet);
         let gateway = IpNet::new(subnet.nth(1).unwrap(), subnet.prefix()).unwrap();
         let index = self.links.ensure_bridge(&Bridge { name: name(bridge), addresses: vec![gateway], mtu: None }).unwrap();
-        let mut rules = BridgeRules { name: name(bridge), subnets: vec![subnet], masquerade: true, icc: true, internal: false };
+        let mut rules = BridgeRules::new(name(bridge), vec![subnet]);
         change(&mut rules);
         self.firewall.add_bridge(rules).unwrap();
         index
+    }
+
+    /// A bridge of both families.
+    pub fn dual(&self, bridge: &str, subnets: [&str; 2], change: impl FnOnce(&mut BridgeRules)) -> u32 {
+        let subnets = subnets.map(net);
+        let addresses = subnets.map(|subnet| IpNet::new(subnet.nth(1).unwrap(), subnet.prefix()).unwrap());
+        let index = self.links.ensure_bridge(&Bridge { name: name(bridge), addresses: addresses.to_vec(), mtu: None }).unwrap();
+        let mut rules = BridgeRules::new(name(bridge), subnets.to_vec());
+        change(&mut rules);
+        self.firewall.add_bridge(rules).unwrap();
+        index
+    }
+
+    /// A container of both families, which serves ports 80 and 81 of each, and UDP port 53.
+    pub fn dual_container(&self, bridge: u32, addresses: [&str; 2]) -> Namespace {
+        let addresses = addresses.map(net);
+        let container = self.container_with(bridge, &addresses[0].to_string(), |plan| {
+            plan.addresses = addresses.to_vec();
+            plan.gateways = addresses.map(|own| own.network().nth(1).unwrap()).to_vec();
+        });
+        for port in ["0.0.0.0:80", "0.0.0.0:81", "[::]:80", "[::]:81"] {
+            container.serve(port);
+        }
+        container
     }
 
     pub fn container(&self, bridge: u32, ip: &str) -> Namespace {

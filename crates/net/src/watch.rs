@@ -1,0 +1,87 @@
+//! Hears of changes to the engine's table by others.
+//!
+//! The kernel tells every listener of every change, with the number of the socket that made it; what the engine's own
+//! socket did is passed over. When more was told than the listener could hold, something of ours may have been among it.
+
+use crate::error::{Error, Result};
+use crate::netlink::{Socket, attributes, message};
+use crate::nft::SUBSYSTEM;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// NFNLGRP_NFTABLES, as a bit.
+const GROUP: u32 = 1 << (7 - 1);
+
+/// The generation's number has no table in its first attribute.
+const NEW_GENERATION: u16 = SUBSYSTEM | 15;
+
+/// Tells when something of ours was changed by others.
+#[derive(Debug)]
+pub struct Watch {
+    socket: Socket,
+    table: Vec<u8>,
+    own_port: u32,
+    damaged: Arc<AtomicBool>,
+}
+
+impl Watch {
+    pub(crate) fn open(table: &str, own_port: u32, damaged: Arc<AtomicBool>) -> Result<Watch> {
+        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, table: [table.as_bytes(), b"\0"].concat(), own_port, damaged })
+    }
+
+    /// Blocks until something of ours was changed by others; [`crate::Firewall::repair`] then makes it anew.
+    pub fn wait(&mut self) -> Result<()> {
+        while !self.wait_until_readable()? {}
+        Ok(())
+    }
+
+    /// True when what has come so far says so; waits for the first of it.
+    fn wait_until_readable(&mut self) -> Result<bool> {
+        let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
+        let mut polled = [PollFd::new(&self.socket.0, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut polled, None)).map_err(fail)?;
+        self.poll()
+    }
+
+    /// Reads what has come, without waiting: true when something of ours was changed by others. For a caller that waits
+    /// for [`Watch::as_fd`] to become readable in its own way.
+    pub fn poll(&mut self) -> Result<bool> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut ours = false;
+        loop {
+            match self.socket.receive(&mut buffer, RecvFlags::DONTWAIT) {
+                Ok(got) => ours |= self.is_about_us(&buffer[..got]),
+                Err(Errno::AGAIN) => break,
+                // What was lost may have been ours.
+                Err(Errno::NOBUFS | Errno::MSGSIZE) => ours = true,
+                Err(errno) => return Err(Error::kernel("listen to", "changes of nftables", errno)),
+            }
+        }
+        if ours {
+            self.damaged.store(true, Ordering::Release);
+        }
+        Ok(ours)
+    }
+
+    fn is_about_us(&self, mut bytes: &[u8]) -> bool {
+        while let Some((kind, _, payload, next)) = message(bytes) {
+            let by = bytes.get(12..16).map_or(0, |port| u32::from_ne_bytes([port[0], port[1], port[2], port[3]]));
+            let named = || attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == 1 && value == self.table);
+            if kind != NEW_GENERATION && by != self.own_port && named() {
+                return true;
+            }
+            bytes = next;
+        }
+        false
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.0.as_fd()
+    }
+}
