@@ -9,7 +9,7 @@
 use libfuzzer_sys::fuzz_target;
 use naru_fuzz::scratch;
 use naru_store::tar::{Entry, Kind, Writer};
-use naru_store::{Driver, Limits, RemoveOptions, Store, StoreConfig};
+use naru_store::{Driver, Limits, LoadOptions, RemoveOptions, Store, StoreConfig};
 use naru_types::Digest;
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ static STORE: LazyLock<Arc<Store>> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let described = std::str::from_utf8(data).ok().and_then(archive);
     let archive = described.as_deref().unwrap_or(data);
-    let loaded = STORE.load(&mut &archive[..], &|_| {});
+    let loaded = STORE.load(&mut &archive[..], &LoadOptions::default(), &|_| {});
     if loaded.is_ok() {
         for image in STORE.list() {
             STORE.history(&image.id).expect("a loaded image has a history");

@@ -4,7 +4,7 @@
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
-use naru_store::{CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, Loaded, Progress, RemoveOptions, Removed, Store};
+use naru_store::{CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, Store};
 use naru_types::{Digest, ImageRef};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -74,7 +74,7 @@ impl Engine {
         mut input: impl Read + Send + 'static,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Vec<Loaded>> {
-        let loaded = self.with_store(move |store| store.load(&mut input, &progress)).await?;
+        let loaded = self.with_store(move |store| store.load(&mut input, &LoadOptions::default(), &progress)).await?;
         for item in &loaded {
             if let Loaded::Reference(name) = item
                 && let Ok(image) = self.image(&name.canonical())

@@ -104,6 +104,14 @@ pub enum Error {
     /// A text argument does not parse.
     #[error(transparent)]
     Parse(#[from] ParseError),
+    /// An image or archive has nothing for the platforms asked for.
+    #[error("{what} has no image for {platform}")]
+    NoSuchPlatform {
+        /// What was looked through.
+        what: String,
+        /// The platforms asked for.
+        platform: String,
+    },
     /// A change like `ENV a=b` does not parse.
     #[error("invalid change {text:?}: {reason}")]
     Change {
@@ -152,7 +160,9 @@ impl Error {
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NoSuchImage { .. } | Error::NoSuchSnapshot { .. } | Error::NoSuchPath { .. } => ErrorKind::NotFound,
+            Error::NoSuchImage { .. } | Error::NoSuchSnapshot { .. } | Error::NoSuchPath { .. } | Error::NoSuchPlatform { .. } => {
+                ErrorKind::NotFound
+            }
             Error::Conflict { .. } | Error::SnapshotExists { .. } => ErrorKind::Conflict,
             Error::Ambiguous { .. }
             | Error::Invalid { .. }

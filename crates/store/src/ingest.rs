@@ -8,18 +8,18 @@
 use crate::config::{ImageConfig, MAX_METADATA};
 use crate::error::{At, Error, Result};
 use crate::index::{ImageRecord, IndexBlob, LayerBlob, LayerRecord, StoredImage, Write as Change, settled};
-use crate::limits::{Limits, Space};
+use crate::limits::Space;
 use crate::manifest::{self, Document, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use crate::partial::{Resuming, keeps};
 use crate::pipeline::{self, Keep, Outcome, Plan};
 use crate::root::open_dir;
 use crate::store::Store;
-use crate::stream::Compression;
+use crate::stream::{BUFFER, Compression, decompress};
 use jiff::Timestamp;
 use naru_types::{Digest, ImageRef};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -176,6 +176,16 @@ impl Ingest {
         (there && self.store.layer_path(diff_id).exists()).then_some(found)
     }
 
+    /// As [`Ingest::known_layer`], by the blob alone.
+    pub(crate) fn known_blob(&self, digest: &Digest) -> Option<LayerBlob> {
+        let diff_id = {
+            let index = self.store.index.read().expect("the index is not poisoned");
+            let mut layers = index.images.values().flat_map(|image| &image.record.layers).chain(index.arrived.values());
+            layers.find(|layer| layer.digest == *digest).map(|layer| layer.diff_id.clone())
+        };
+        self.known_layer(digest, &diff_id?)
+    }
+
     /// Takes in a layer of the blob with `expected.digest` and `expected.size`, which are required.
     ///
     /// `open(offset)` gives the blob's bytes from `offset` on. It is called with an offset above 0 when an attempt before,
@@ -238,31 +248,29 @@ impl Ingest {
     }
 
     /// Takes in a layer from a stream. Its blob is kept as it comes.
+    ///
+    /// One that no registry takes as a layer (xz, bzip2) is kept as a plain tar instead: its digest and size are not known
+    /// beforehand.
     pub fn layer(&self, source: &mut dyn Read, expected: &Expected, progress: Report<'_>) -> Result<LayerBlob> {
         let spool = self.spool_path();
         let tell = teller(expected, progress);
-        self.take_in(source, Keep::New(&spool), expected, &mut |current| tell(current))
-    }
-
-    /// Takes in a layer whose blob lies in a file of the staging directory already; the file is used up.
-    pub(crate) fn spooled_layer(&self, spool: &Path, digest: &Digest, expected: &Expected, progress: Report<'_>) -> Result<LayerBlob> {
-        if let Some(layer) = expected.diff_id.as_ref().and_then(|diff_id| self.known_layer(digest, diff_id)) {
-            return Ok(layer);
+        let mut head = Vec::with_capacity(6);
+        source.take(6).read_to_end(&mut head).map_err(Error::from_read)?;
+        let compression = Compression::detect(&head);
+        let mut whole = io::Cursor::new(head).chain(source);
+        if !compression.is_foreign() {
+            return self.take_in(&mut whole, Keep::New(&spool), expected, &mut |current| tell(current));
         }
-        let mut file = File::open(spool).at("open", spool.display())?;
-        let tell = teller(expected, progress);
-        self.take_in(&mut file, Keep::Already(spool), expected, &mut |current| tell(current))
+        let expected = Expected { diff_id: expected.diff_id.clone(), ..Expected::default() };
+        let mut plain = decompress(BufReader::with_capacity(BUFFER, whole), compression)?;
+        self.take_in(&mut plain, Keep::New(&spool), &expected, &mut |current| tell(current))
     }
 
     pub(crate) fn spool_path(&self) -> PathBuf {
         self.directory.join(random_name())
     }
 
-    pub(crate) fn limits(&self) -> Limits {
-        self.store.limits
-    }
-
-    pub(crate) fn space(&self) -> Result<Space> {
+    fn space(&self) -> Result<Space> {
         Space::new(&self.directory, self.store.limits)
     }
 
@@ -271,7 +279,7 @@ impl Ingest {
         let known = expected.diff_id.as_ref().is_some_and(|diff_id| self.pin_layer(diff_id));
         let (target, packed) = (self.spool_path(), self.spool_path());
         let spool = match &keep {
-            Keep::New(path) | Keep::Already(path) => Some(path.to_path_buf()),
+            Keep::New(path) => Some(path.to_path_buf()),
             Keep::Append(..) => None,
         };
         if !known {
@@ -331,9 +339,6 @@ impl Ingest {
             }
         }
         if compression == Compression::None {
-            if let Some(spool) = spool {
-                store.discard(spool)?;
-            }
             store.partials.remove(&layer.digest)?;
         }
         self.pins.pin(|index| {

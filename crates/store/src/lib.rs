@@ -49,6 +49,7 @@ mod pipeline;
 mod root;
 mod save;
 mod snapshot;
+mod spool;
 mod store;
 mod stream;
 pub mod tar;
@@ -61,7 +62,7 @@ pub use images::{DiskUsage, History, Image, ImageUser, PruneOptions, RemoveOptio
 pub use index::{IndexBlob, LayerBlob};
 pub use ingest::{Expected, Ingest, NewImage, Phase, Progress, Report};
 pub use limits::Limits;
-pub use load::Loaded;
+pub use load::{LoadOptions, Loaded};
 pub use outgoing::Outgoing;
 pub use patch::ConfigPatch;
 pub use snapshot::SnapshotSize;

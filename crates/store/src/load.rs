@@ -1,30 +1,33 @@
 //! `load`: archives of docker save (any version) and OCI layouts, also those that are both.
 //!
-//! The order of an archive's files is arbitrary, so all are first spooled to the staging directory (where the layers'
-//! blobs stay) and hashed; then the metadata is read. Names in the archive are keys of a map, never paths.
+//! [`Files`] takes the archive's files in; here its metadata is read: which images there are, of which layers, under which
+//! names, and which of them are wanted.
 
-use crate::apply::components;
-use crate::config::{ImageConfig, MAX_METADATA, null};
-use crate::error::{At, Error, Result, printable};
+use crate::config::{ImageConfig, null};
+use crate::error::{Error, Result};
 use crate::index::LayerBlob;
-use crate::ingest::{Expected, Ingest, NewImage, Report};
-use crate::manifest::{self, Descriptor, Document, Manifest, OCI_MANIFEST, check_count};
+use crate::ingest::{Ingest, NewImage, Report};
+use crate::manifest::{self, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST, check_count};
+use crate::spool::Files;
 use crate::store::Store;
-use crate::stream::{BUFFER, Hashing, plain};
-use crate::tar::{Kind, Reader};
 use naru_types::{Digest, ImageRef, Platform};
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Read, Write};
-use std::path::PathBuf;
+use std::io::Read;
 use std::sync::Arc;
-
-/// Files in one archive; an image of 500 layers in the oldest format has 1500.
-const MAX_FILES: usize = 100_000;
 
 /// Indexes within indexes.
 const MAX_NESTING: usize = 4;
+
+/// Descriptors that are followed in one archive.
+const MAX_DESCRIPTORS: usize = 1000;
+
+/// Settings of a load.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// The platforms whose images are wanted; when empty, that of the host, or what there is.
+    pub platforms: Vec<Platform>,
+}
 
 /// What `load` brought in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,15 +39,14 @@ pub enum Loaded {
 }
 
 impl Store {
-    /// Loads all images of an archive, plain or compressed with gzip or zstd.
-    pub fn load(self: &Arc<Self>, source: &mut dyn Read, progress: Report<'_>) -> Result<Vec<Loaded>> {
+    /// Loads the images of an archive, plain or compressed.
+    pub fn load(self: &Arc<Self>, source: &mut dyn Read, options: &LoadOptions, progress: Report<'_>) -> Result<Vec<Loaded>> {
         let ingest = self.ingest()?;
-        let archive = Archive::spool(&ingest, source)?;
+        let archive = Archive { files: Files::read(&ingest, source, progress)?, wanted: &options.platforms, host: Platform::host() };
         let mut loaded = Vec::new();
         for image in archive.images()? {
             let references = image.references.clone();
-            let new = archive.take_in(&ingest, image, progress)?;
-            let id = ingest.commit(new)?;
+            let id = archive.take_in(&ingest, image)?;
             if references.is_empty() {
                 loaded.push(Loaded::Id(id));
             }
@@ -54,25 +56,39 @@ impl Store {
     }
 }
 
-struct Spooled {
-    path: PathBuf,
-    digest: Digest,
-    size: u64,
+/// Bytes of a manifest or index and their media type.
+type Typed = (Vec<u8>, String);
+
+struct Archive<'a> {
+    files: Files,
+    wanted: &'a [Platform],
+    host: Platform,
 }
 
-/// The archive's files by their names.
-struct Archive {
-    files: HashMap<Vec<u8>, Spooled>,
-    links: HashMap<Vec<u8>, Vec<u8>>,
+/// A layer as the metadata describes it.
+struct DescribedLayer {
+    /// Name of its file in the archive.
+    name: Vec<u8>,
+    digest: Option<Digest>,
+    size: Option<u64>,
+    diff_id: Digest,
+    media_type: Option<String>,
 }
 
 /// An image as the archive's metadata describes it.
 struct Described {
     config: Vec<u8>,
-    manifest: Option<(Vec<u8>, String)>,
-    /// Name of each layer's file in the archive.
-    layers: Vec<(Vec<u8>, Expected)>,
+    manifest: Option<Typed>,
+    index: Option<Typed>,
+    layers: Vec<DescribedLayer>,
     references: Vec<ImageRef>,
+}
+
+/// A manifest of a layout, and the index it was found in.
+struct Found {
+    manifest: Manifest,
+    typed: Typed,
+    index: Option<Typed>,
 }
 
 /// An element of docker-archive's `manifest.json`.
@@ -90,96 +106,26 @@ fn invalid(reason: impl Into<String>) -> Error {
     Error::invalid("image archive", reason)
 }
 
-impl Archive {
-    fn spool(ingest: &Ingest, source: &mut dyn Read) -> Result<Archive> {
-        let (stream, _) = plain(source)?;
-        let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream));
-        let mut archive = Archive { files: HashMap::new(), links: HashMap::new() };
-        let mut space = ingest.space()?;
-        let mut buffer = vec![0; BUFFER];
-        while let Some(entry) = reader.next_entry()? {
-            let name = components(&entry.path)?.join(&b'/');
-            if archive.files.len() + archive.links.len() >= MAX_FILES {
-                return Err(Error::TooLarge { what: "image archive".into(), limit: format!("{MAX_FILES} files") });
-            }
-            match entry.kind {
-                Kind::Dir => {}
-                Kind::Symlink => {
-                    let above = name.iter().rposition(|b| *b == b'/').map_or(&b""[..], |at| &name[..at]);
-                    let target = if entry.link.starts_with(b"/") { entry.link.clone() } else { [above, b"/", &entry.link].concat() };
-                    archive.links.insert(name, clean(&target));
-                }
-                Kind::Link => {
-                    archive.links.insert(name, clean(&entry.link));
-                }
-                Kind::File if entry.sparse.is_none() => {
-                    space.announce(entry.size)?;
-                    let path = ingest.spool_path();
-                    let file = File::create_new(&path).at("create", path.display())?;
-                    let mut sink = Hashing::new(file, ingest.limits().max_layer_size, "file of an image archive");
-                    loop {
-                        let got = reader.read_data(&mut buffer)?;
-                        if got == 0 {
-                            break;
-                        }
-                        sink.write_all(&buffer[..got]).at("write", path.display())?;
-                        space.wrote(got as u64)?;
-                    }
-                    let (digest, size, _) = sink.finish();
-                    if let Some(before) = archive.files.insert(name, Spooled { path, digest, size }) {
-                        std::fs::remove_file(&before.path).at("remove", before.path.display())?;
-                    }
-                }
-                _ => return Err(Error::entry(&entry.path, "an image archive holds plain files only")),
-            }
-        }
-        Ok(archive)
-    }
-
-    fn file(&self, name: &[u8]) -> Option<&Spooled> {
-        let mut name = clean(name);
-        // A link may point to a link, not in a circle.
-        for _ in 0..8 {
-            if let Some(file) = self.files.get(&name) {
-                return Some(file);
-            }
-            name.clone_from(self.links.get(&name)?);
-        }
-        None
-    }
-
-    fn read(&self, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        let Some(file) = self.file(name) else { return Ok(None) };
-        if file.size > MAX_METADATA {
-            return Err(Error::TooLarge { what: printable(name), limit: "4 MiB".into() });
-        }
-        Ok(Some(std::fs::read(&file.path).at("read", printable(name))?))
-    }
-
+impl Archive<'_> {
     /// A manifest or config by its descriptor.
     fn read_blob(&self, descriptor: &Descriptor, what: &str) -> Result<Vec<u8>> {
-        let bytes =
-            self.read(&blob_name(&descriptor.digest))?.ok_or_else(|| invalid(format!("{what} {} is missing", descriptor.digest)))?;
-        let found = Digest::of(&bytes);
+        let read = self.files.metadata(&blob_name(&descriptor.digest))?;
+        let (bytes, found) = read.ok_or_else(|| invalid(format!("{what} {} is missing", descriptor.digest)))?;
         if found != descriptor.digest {
             return Err(Error::DigestMismatch { what: what.into(), expected: descriptor.digest.clone(), found });
         }
         if bytes.len() as u64 != descriptor.size {
-            return Err(invalid(format!(
-                "{what} {} has {} bytes, its descriptor says {}",
-                descriptor.digest,
-                bytes.len(),
-                descriptor.size
-            )));
+            let reason = format!("{what} {} has {} bytes, its descriptor says {}", descriptor.digest, bytes.len(), descriptor.size);
+            return Err(invalid(reason));
         }
         Ok(bytes)
     }
 
     fn images(&self) -> Result<Vec<Described>> {
-        if let Some(bytes) = self.read(b"manifest.json")? {
+        if let Some((bytes, _)) = self.files.metadata(b"manifest.json")? {
             return self.docker_images(&bytes);
         }
-        let Some(bytes) = self.read(b"index.json")? else {
+        let Some((bytes, _)) = self.files.metadata(b"index.json")? else {
             return Err(invalid("it has neither manifest.json nor index.json"));
         };
         let Document::Index(index) = manifest::parse("index.json", &bytes)? else {
@@ -188,186 +134,212 @@ impl Archive {
         self.oci_images(&index.manifests)
     }
 
+    /// True when the user asked for an image of this platform; a variant counts where both name one.
+    fn wants(&self, platform: &Platform) -> bool {
+        self.wanted.iter().any(|wanted| {
+            (&wanted.os, &wanted.architecture) == (&platform.os, &platform.architecture)
+                && (wanted.variant.is_none() || platform.variant.is_none() || wanted.variant == platform.variant)
+        })
+    }
+
+    fn none_wanted(&self) -> Error {
+        let wanted: Vec<String> = self.wanted.iter().map(Platform::to_string).collect();
+        Error::NoSuchPlatform { what: "image archive".into(), platform: wanted.join(", ") }
+    }
+
     fn docker_images(&self, bytes: &[u8]) -> Result<Vec<Described>> {
         let items: Vec<DockerItem> = serde_json::from_slice(bytes).map_err(|e| Error::invalid("manifest.json", e.to_string()))?;
         let manifests = self.manifests_of_layout();
         let mut images = Vec::new();
         for item in items {
-            let config = self.read(item.config.as_bytes())?.ok_or_else(|| invalid(format!("config {:?} is missing", item.config)))?;
-            let id = Digest::of(&config);
+            let read = self.files.metadata(item.config.as_bytes())?;
+            let (config, id) = read.ok_or_else(|| invalid(format!("config {:?} is missing", item.config)))?;
             check_named(&item.config, &id)?;
             check_count(item.layers.len())?;
             let parsed = ImageConfig::parse(&config)?;
             if parsed.rootfs.diff_ids.len() != item.layers.len() {
                 return Err(invalid(format!("it has {} layers, its config names {}", item.layers.len(), parsed.rootfs.diff_ids.len())));
             }
-            let manifest = manifests.get(&id);
-            let mut layers = Vec::new();
-            for (at, name) in item.layers.iter().enumerate() {
-                let file = self.file(name.as_bytes()).ok_or_else(|| invalid(format!("layer {name:?} is missing")))?;
-                check_named(name, &file.digest)?;
-                let descriptor = manifest.and_then(|(manifest, _, _)| manifest.layers.get(at)).filter(|d| d.digest == file.digest);
-                let expected = Expected {
-                    digest: Some(file.digest.clone()),
-                    size: Some(file.size),
-                    diff_id: Some(parsed.rootfs.diff_ids[at].clone()),
-                    media_type: descriptor.map(|d| d.media_type.clone()).filter(|t| !t.is_empty()),
-                };
-                layers.push((name.clone().into_bytes(), expected));
+            if !self.wanted.is_empty() && !self.wants(&parsed.platform()) {
+                continue;
             }
-            // The layout's manifest is the image's only if it speaks of exactly these files.
-            let manifest = manifest
-                .filter(|(manifest, _, _)| {
-                    manifest.layers.len() == layers.len()
-                        && manifest
-                            .layers
-                            .iter()
-                            .zip(&layers)
-                            .all(|(d, (_, e))| Some(&d.digest) == e.digest.as_ref() && Some(d.size) == e.size)
-                })
-                .map(|(_, bytes, media_type)| (bytes.clone(), media_type.clone()));
+            let mut layers = Vec::new();
+            for (name, diff_id) in item.layers.iter().zip(&parsed.rootfs.diff_ids) {
+                let digest = name.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok());
+                let name = name.clone().into_bytes();
+                layers.push(DescribedLayer { name, digest, size: None, diff_id: diff_id.clone(), media_type: None });
+            }
             let references = item.repo_tags.iter().map(|tag| ImageRef::parse(tag).map(|r| r.tagged())).collect::<Result<_, _>>()?;
-            images.push(Described { config, manifest, layers, references });
+            let mut image = Described { config, manifest: None, index: None, layers, references };
+            if let Some(found) = manifests.get(&id) {
+                self.add_manifest(&mut image, found);
+            }
+            images.push(image);
+        }
+        if images.is_empty() && !self.wanted.is_empty() {
+            return Err(self.none_wanted());
         }
         Ok(images)
+    }
+
+    /// The layout's manifest is the image's only if it speaks of exactly the files of `manifest.json`.
+    fn add_manifest(&self, image: &mut Described, found: &Found) {
+        let same = found.manifest.layers.len() == image.layers.len()
+            && found.manifest.layers.iter().zip(&image.layers).all(|(descriptor, layer)| {
+                self.files.layer(&layer.name).is_ok_and(|blob| blob.digest == descriptor.digest && blob.size == descriptor.size)
+            });
+        if !same {
+            return;
+        }
+        image.manifest = Some(found.typed.clone());
+        image.index.clone_from(&found.index);
+        for (layer, descriptor) in image.layers.iter_mut().zip(&found.manifest.layers) {
+            layer.media_type = Some(descriptor.media_type.clone()).filter(|t| !t.is_empty());
+        }
     }
 
     /// Newer docker archives are OCI layouts as well: their manifests, by the image's id. What is not valid there does
     /// not count.
-    fn manifests_of_layout(&self) -> HashMap<Digest, (Manifest, Vec<u8>, String)> {
+    fn manifests_of_layout(&self) -> HashMap<Digest, Found> {
         let mut found = HashMap::new();
-        let index = match self.read(b"index.json") {
-            Ok(Some(bytes)) => manifest::parse("index.json", &bytes),
+        let index = match self.files.metadata(b"index.json") {
+            Ok(Some((bytes, _))) => manifest::parse("index.json", &bytes),
             _ => return found,
         };
         let Ok(Document::Index(index)) = index else { return found };
-        let mut pending: Vec<(usize, Descriptor)> = index.manifests.into_iter().map(|d| (0, d)).collect();
-        let mut visited = 0;
-        while let Some((depth, descriptor)) = pending.pop() {
-            visited += 1;
-            if visited > 1000 {
-                break;
-            }
-            let Ok(bytes) = self.read_blob(&descriptor, "manifest") else { continue };
-            match manifest::parse("manifest", &bytes) {
-                Ok(Document::Manifest(manifest)) => {
-                    let media_type = if descriptor.media_type.is_empty() { OCI_MANIFEST.into() } else { descriptor.media_type };
-                    found.insert(manifest.config.digest.clone(), (manifest, bytes, media_type));
-                }
-                Ok(Document::Index(index)) if depth < MAX_NESTING => pending.extend(index.manifests.into_iter().map(|d| (depth + 1, d))),
-                _ => {}
-            }
+        for descriptor in index.manifests.into_iter().take(MAX_DESCRIPTORS) {
+            let mut all = Vec::new();
+            self.follow(&descriptor, None, 0, &mut all, &mut |_| {}).ok();
+            found.extend(all.into_iter().map(|one| (one.manifest.config.digest.clone(), one)));
         }
         found
     }
 
-    fn oci_images(&self, descriptors: &[Descriptor]) -> Result<Vec<Described>> {
-        let host = Platform::host();
-        let candidates: Vec<&Descriptor> = descriptors.iter().filter(|d| !d.is_attestation()).collect();
-        let runs = |d: &Descriptor| d.platform.as_ref().and_then(|p| p.parse()).is_none_or(|p| host.runs(&p));
-        // Images for other machines are left out, unless there are no others.
-        let some_run = candidates.iter().any(|d| runs(d));
-        let mut images = Vec::new();
-        for descriptor in candidates.into_iter().filter(|d| !some_run || runs(d)) {
-            let (bytes, manifest, media_type) = self.resolve(descriptor, &host, 0)?;
-            let references = match name_of(descriptor)? {
-                Some(reference) => vec![reference],
-                None => Vec::new(),
-            };
-            images.push(self.oci_image(bytes, &manifest, media_type, references)?);
-        }
-        if images.is_empty() {
-            return Err(invalid("it holds no image"));
-        }
-        Ok(images)
-    }
-
-    /// The manifest a descriptor leads to; of an index the one for this host.
-    fn resolve(&self, descriptor: &Descriptor, host: &Platform, depth: usize) -> Result<(Vec<u8>, Manifest, String)> {
+    /// All manifests that a descriptor leads to and that are in the archive. What is wrong below an index goes to `bad`.
+    fn follow(
+        &self,
+        descriptor: &Descriptor,
+        index: Option<&Typed>,
+        depth: usize,
+        found: &mut Vec<Found>,
+        bad: &mut dyn FnMut(Error),
+    ) -> Result<()> {
         if depth > MAX_NESTING {
             return Err(invalid("its indexes are nested too deep"));
         }
         let bytes = self.read_blob(descriptor, "manifest")?;
         match manifest::parse(&format!("manifest {}", descriptor.digest), &bytes)? {
             Document::Manifest(manifest) => {
-                let media_type = [&descriptor.media_type, &manifest.media_type].into_iter().find(|t| !t.is_empty()).cloned();
-                Ok((bytes, manifest, media_type.unwrap_or_else(|| OCI_MANIFEST.into())))
+                let media_type = first_of([&descriptor.media_type, &manifest.media_type], OCI_MANIFEST);
+                found.push(Found { manifest, typed: (bytes, media_type), index: index.cloned() });
             }
-            Document::Index(index) => {
-                let candidates: Vec<&Descriptor> = index.manifests.iter().filter(|d| !d.is_attestation()).collect();
-                let platform = |d: &Descriptor| d.platform.as_ref().and_then(|p| p.parse());
-                // An exact match before one that merely runs; only those that are in the archive.
-                let present = |d: &&&Descriptor| self.file(&blob_name(&d.digest)).is_some();
-                let exact = candidates
-                    .iter()
-                    .filter(present)
-                    .find(|d| platform(d).is_some_and(|p| p.os == host.os && p.architecture == host.architecture));
-                let close = || candidates.iter().filter(present).find(|d| platform(d).is_none_or(|p| host.runs(&p)));
-                let any = || candidates.iter().find(present);
-                let chosen = exact
-                    .or_else(close)
-                    .or_else(any)
-                    .ok_or_else(|| invalid(format!("index {} has no image for {host}", descriptor.digest)))?;
-                self.resolve(chosen, host, depth + 1)
+            Document::Index(inner) => {
+                let typed = (bytes, first_of([&descriptor.media_type, &inner.media_type], OCI_INDEX));
+                // A copy of one platform has the whole index, but not the images of the others.
+                let present = |d: &&Descriptor| !d.is_attestation() && self.files.has(&blob_name(&d.digest));
+                for descriptor in inner.manifests.iter().filter(present) {
+                    if found.len() >= MAX_DESCRIPTORS {
+                        return Err(Error::TooLarge { what: "image archive".into(), limit: format!("{MAX_DESCRIPTORS} images") });
+                    }
+                    if let Err(error) = self.follow(descriptor, Some(&typed), depth + 1, found, bad) {
+                        bad(error);
+                    }
+                }
             }
         }
+        Ok(())
     }
 
-    fn oci_image(&self, bytes: Vec<u8>, manifest: &Manifest, media_type: String, references: Vec<ImageRef>) -> Result<Described> {
+    fn oci_images(&self, descriptors: &[Descriptor]) -> Result<Vec<Described>> {
+        let candidates: Vec<&Descriptor> = descriptors.iter().filter(|d| !d.is_attestation()).collect();
+        let runs = |d: &Descriptor| d.platform.as_ref().and_then(|p| p.parse()).is_none_or(|p| self.host.runs(&p));
+        // Images for other machines are left out, unless they are asked for or there are no others.
+        let all = !self.wanted.is_empty() || !candidates.iter().any(|d| runs(d));
+        let mut images: Vec<Described> = Vec::new();
+        for descriptor in candidates.into_iter().filter(|d| all || runs(d)) {
+            let reference = name_of(descriptor)?;
+            let (mut found, mut first_bad) = (Vec::new(), None);
+            self.follow(descriptor, None, 0, &mut found, &mut |error| first_bad = first_bad.take().or(Some(error)))?;
+            if found.is_empty() {
+                return Err(first_bad.unwrap_or_else(|| invalid(format!("index {} has no image for {}", descriptor.digest, self.host))));
+            }
+            for (rank, mut image) in self.chosen(found)? {
+                // One name for several platforms means the image for this host.
+                let taken = images.iter().any(|other| reference.as_ref().is_some_and(|name| other.references.contains(name)));
+                image.references = reference.iter().filter(|_| rank == 0 && !taken).cloned().collect();
+                images.push(image);
+            }
+        }
+        if images.is_empty() {
+            return Err(if self.wanted.is_empty() { invalid("it holds no image") } else { self.none_wanted() });
+        }
+        Ok(images)
+    }
+
+    /// Of one image's platforms those that are wanted, the best for this host first.
+    fn chosen(&self, found: Vec<Found>) -> Result<Vec<(usize, Described)>> {
+        let mut images = found.into_iter().map(|one| self.oci_image(one)).collect::<Result<Vec<_>>>()?;
+        let rank = |platform: &Platform| match platform {
+            p if (&p.os, &p.architecture) == (&self.host.os, &self.host.architecture) => 0,
+            p if self.host.runs(p) => 1,
+            _ => 2,
+        };
+        images.sort_by_key(|(platform, _)| rank(platform));
+        let wanted: Vec<Described> = if self.wanted.is_empty() {
+            images.into_iter().map(|(_, image)| image).take(1).collect()
+        } else {
+            images.into_iter().filter(|(platform, _)| self.wants(platform)).map(|(_, image)| image).collect()
+        };
+        Ok(wanted.into_iter().enumerate().collect())
+    }
+
+    fn oci_image(&self, found: Found) -> Result<(Platform, Described)> {
+        let Found { manifest, typed, index } = found;
         let config = self.read_blob(&manifest.config, "config")?;
         let parsed = ImageConfig::parse(&config)?;
         if parsed.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err(invalid(format!(
-                "its manifest has {} layers, its config names {}",
-                manifest.layers.len(),
-                parsed.rootfs.diff_ids.len()
-            )));
+            let (layers, named) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
+            return Err(invalid(format!("its manifest has {layers} layers, its config names {named}")));
         }
-        let layer = |(descriptor, diff_id): (&Descriptor, &Digest)| {
-            let expected = Expected {
-                digest: Some(descriptor.digest.clone()),
-                size: Some(descriptor.size),
-                diff_id: Some(diff_id.clone()),
-                media_type: Some(descriptor.media_type.clone()).filter(|t| !t.is_empty()),
-            };
-            (blob_name(&descriptor.digest), expected)
+        let layer = |(descriptor, diff_id): (&Descriptor, &Digest)| DescribedLayer {
+            name: blob_name(&descriptor.digest),
+            digest: Some(descriptor.digest.clone()),
+            size: Some(descriptor.size),
+            diff_id: diff_id.clone(),
+            media_type: Some(descriptor.media_type.clone()).filter(|t| !t.is_empty()),
         };
         let layers = manifest.layers.iter().zip(&parsed.rootfs.diff_ids).map(layer).collect();
-        Ok(Described { config, manifest: Some((bytes, media_type)), layers, references })
+        Ok((parsed.platform(), Described { config, manifest: Some(typed), index, layers, references: Vec::new() }))
     }
 
-    fn take_in(&self, ingest: &Ingest, image: Described, progress: Report<'_>) -> Result<NewImage> {
+    /// Checks the layers against what the metadata says of them and records the image.
+    fn take_in(&self, ingest: &Ingest, image: Described) -> Result<Digest> {
         let mut layers: Vec<LayerBlob> = Vec::new();
-        for (name, expected) in image.layers {
-            let file = self.file(&name).ok_or_else(|| invalid(format!("layer {:?} is missing", printable(&name))))?;
-            if let Some(digest) = expected.digest.as_ref().filter(|digest| **digest != file.digest) {
-                return Err(Error::DigestMismatch {
-                    what: format!("layer {:?}", printable(&name)),
-                    expected: digest.clone(),
-                    found: file.digest.clone(),
-                });
+        for described in image.layers {
+            let mut layer = self.files.layer(&described.name)?;
+            let what = format!("layer {}", layer.digest);
+            if let Some(expected) = described.digest.filter(|digest| *digest != layer.digest) {
+                return Err(Error::DigestMismatch { what: "layer".into(), expected, found: layer.digest });
             }
-            layers.push(ingest.spooled_layer(&file.path, &file.digest, &expected, progress)?);
+            if let Some(size) = described.size.filter(|size| *size != layer.size) {
+                return Err(Error::invalid(what, format!("it has {} bytes, {size} were announced", layer.size)));
+            }
+            if described.diff_id != layer.diff_id {
+                return Err(Error::DigestMismatch { what: format!("unpacked {what}"), expected: described.diff_id, found: layer.diff_id });
+            }
+            layer.media_type = described.media_type.unwrap_or(layer.media_type);
+            layers.push(layer);
         }
-        Ok(NewImage { config: image.config, manifest: image.manifest, index: None, layers, references: image.references })
+        ingest.commit(NewImage { config: image.config, manifest: image.manifest, index: image.index, layers, references: image.references })
     }
+}
+
+fn first_of(types: [&String; 2], otherwise: &str) -> String {
+    types.into_iter().find(|t| !t.is_empty()).cloned().unwrap_or_else(|| otherwise.to_owned())
 }
 
 fn blob_name(digest: &Digest) -> Vec<u8> {
     format!("blobs/sha256/{}", digest.hex()).into_bytes()
-}
-
-/// A name in the archive without `.`, `..` and extra slashes.
-fn clean(name: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in name.split(|b| *b == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
 }
 
 /// A file called after a digest must have it: `<hex>.json`, `blobs/sha256/<hex>`.

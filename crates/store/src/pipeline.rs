@@ -34,8 +34,6 @@ pub(crate) enum Keep<'a> {
     New(&'a Path),
     /// The file has the first bytes already; what follows is added.
     Append(File, u64),
-    /// They are in this file already.
-    Already(&'a Path),
 }
 
 /// What to do with a layer.
@@ -65,11 +63,11 @@ pub(crate) struct Outcome {
 pub(crate) fn run(source: &mut dyn Read, plan: Plan<'_>, progress: &mut dyn FnMut(u64)) -> Result<Outcome> {
     let Plan { keep, packed, target, space, limits } = plan;
     let (first, failed) = fill(source, Vec::new());
-    let compression = Compression::detect(&first)?;
+    let compression = Compression::detect(&first);
     let (copy, have) = match keep {
         Keep::New(path) if compression != Compression::None => (Some(File::create_new(path).at("create", path.display())?), 0),
         Keep::Append(file, have) => (Some(file), have),
-        Keep::New(_) | Keep::Already(_) => (None, 0),
+        Keep::New(_) => (None, 0),
     };
     let feed = Feed { hash: Sha256::new(), size: 0, copy, have, space, limits };
     std::thread::scope(|scope| {
@@ -81,6 +79,9 @@ pub(crate) fn run(source: &mut dyn Read, plan: Plan<'_>, progress: &mut dyn FnMu
         };
         let forward = applier.is_some().then(|| std::mem::replace(&mut to_apply, closed()));
         let unpacker = start(scope, "store-unpack", move || match compression {
+            compression if compression.is_foreign() => {
+                Err(Error::invalid("layer", "it is compressed with xz or bzip2, no registry takes that"))
+            }
             Compression::None => pack(from_feed, packed, forward),
             compression => unpack(from_feed, compression, limits, forward),
         })?;

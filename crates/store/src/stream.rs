@@ -11,12 +11,17 @@ pub(crate) const BUFFER: usize = 128 << 10;
 /// Window of a zstd frame, as a power of two: a frame that wants more memory is refused.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
+/// Memory an xz stream may ask for, in KiB: `xz -9` takes 64 MiB.
+const XZ_MEMORY_KIB: u32 = 160 << 10;
+
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
+    Xz,
+    Bzip2,
 }
 
 impl Compression {
@@ -26,22 +31,27 @@ impl Compression {
             Compression::None => "",
             Compression::Gzip => "+gzip",
             Compression::Zstd => "+zstd",
+            // Never kept as they are.
+            Compression::Xz | Compression::Bzip2 => "",
         }
     }
 
     /// Decides by the first bytes.
-    pub fn detect(magic: &[u8]) -> Result<Compression> {
+    pub fn detect(magic: &[u8]) -> Compression {
         match magic {
-            [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             // A skippable frame: zstd:chunked streams and pzstd start or go on with one.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-            [0xfd, b'7', b'z', b'X', b'Z', ..] => Err(Error::invalid("archive", "xz compression is not supported, use gzip or zstd")),
-            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => {
-                Err(Error::invalid("archive", "bzip2 compression is not supported, use gzip or zstd"))
-            }
-            _ => Ok(Compression::None),
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Compression::Bzip2,
+            _ => Compression::None,
         }
+    }
+
+    /// True for what no registry takes as a layer: such a stream is unpacked on its way in and kept as a plain tar.
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Compression::Xz | Compression::Bzip2)
     }
 }
 
@@ -50,7 +60,7 @@ pub(crate) fn plain<'a>(source: impl Read + 'a) -> Result<(Box<dyn Read + 'a>, C
     let mut head = Vec::with_capacity(6);
     let mut source = source;
     (&mut source).take(6).read_to_end(&mut head).map_err(Error::from_read)?;
-    let compression = Compression::detect(&head)?;
+    let compression = Compression::detect(&head);
     let whole = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(source));
     Ok((decompress(whole, compression)?, compression))
 }
@@ -64,7 +74,13 @@ pub(crate) fn decompress<'a>(source: impl BufRead + 'a, compression: Compression
             decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(|e| Error::invalid("zstd stream", e.to_string()))?;
             Box::new(Named { inner: decoder, what: "zstd stream" })
         }
+        Compression::Xz => Box::new(Named { inner: xz(source), what: "xz stream" }),
+        Compression::Bzip2 => Box::new(Named { inner: bzip2::bufread::MultiBzDecoder::new(source), what: "bzip2 stream" }),
     })
+}
+
+fn xz<R: Read>(source: R) -> lzma_rust2::XzReader<R> {
+    lzma_rust2::XzReader::new_mem_limit(source, true, XZ_MEMORY_KIB)
 }
 
 /// Gives the errors of a decoder the name of the format; errors of the source pass through.

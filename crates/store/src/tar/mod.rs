@@ -96,5 +96,11 @@ impl Entry {
     }
 }
 
+/// True when the bytes look like the start of an archive: a header with its checksum, or the end of an empty one.
+pub(crate) fn starts_archive(head: &[u8]) -> bool {
+    let Some(block) = head.first_chunk::<BLOCK>() else { return false };
+    block.iter().all(|b| *b == 0) || header::Header(block).checksum_holds()
+}
+
 #[cfg(test)]
 mod tests;

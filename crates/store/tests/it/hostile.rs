@@ -2,6 +2,7 @@
 //! behind, or in an image whose files are all inside it.
 
 use crate::support::*;
+use naru_store::LoadOptions;
 use naru_store::tar::{Entry, Kind};
 use naru_store::{Driver, Limits};
 use naru_types::{ContainerId, Digest, ErrorKind};
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 
 /// Loads an image of one layer with these bytes.
 fn load_layer(fixture: &Fixture, layer: &[u8]) -> naru_store::Result<PathBuf> {
-    fixture.load(&mut docker_archive("evil", &[layer.to_vec()]).as_slice(), &|_| {})?;
+    fixture.load(&mut docker_archive("evil", &[layer.to_vec()]).as_slice(), &LoadOptions::default(), &|_| {})?;
     Ok(fixture.config.root.join("layers").join(Digest::of(layer).hex()))
 }
 
@@ -276,7 +277,7 @@ fn bombs_stop_at_the_limit() {
     let diff_id = Digest::of(&bomb);
     for blob in [bomb.clone(), gzip(&bomb), zstd(&bomb)] {
         let archive = docker_archive_of("bomb", &[blob], &config(std::slice::from_ref(&diff_id), ""));
-        let error = fixture.load(&mut gzip(&archive).as_slice(), &|_| {}).unwrap_err();
+        let error = fixture.load(&mut gzip(&archive).as_slice(), &LoadOptions::default(), &|_| {}).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
         assert_eq!(fixture.files(), before);
     }
@@ -296,7 +297,7 @@ fn a_flipped_bit_anywhere_is_found() {
             broken[at] ^= 1 << (at % 8);
             let archive = docker_archive_of("x", &[broken], &config(&[Digest::of(&layer)], ""));
             // Compressed formats have bits that change nothing of the content: its digest is what counts.
-            if fixture.load(&mut archive.as_slice(), &|_| {}).is_ok() {
+            if fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).is_ok() {
                 assert_ne!(blob, layer, "byte {at}");
                 let path = fixture.config.root.join("layers").join(Digest::of(&layer).hex());
                 assert_eq!(std::fs::read_to_string(path.join("d/f")).unwrap(), "content ".repeat(500), "byte {at}");
@@ -373,14 +374,14 @@ fn hostile_archives() {
         ("index without images", tar(&[file("index.json", r#"{"schemaVersion":2,"manifests":[]}"#)])),
     ];
     for (what, bytes) in cases {
-        let error = fixture.load(&mut bytes.as_slice(), &|_| {}).expect_err(what);
+        let error = fixture.load(&mut bytes.as_slice(), &LoadOptions::default(), &|_| {}).expect_err(what);
         assert!(matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge), "{what}: {error}");
         assert_eq!(fixture.files(), before, "{what}");
         assert!(fixture.list().is_empty(), "{what}");
     }
     // The same archives without the harm are fine.
-    fixture.load(&mut archive(&good, item).as_slice(), &|_| {}).unwrap();
-    fixture.load(&mut oci.as_slice(), &|_| {}).unwrap();
+    fixture.load(&mut archive(&good, item).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
+    fixture.load(&mut oci.as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
 }
 
 #[test]
@@ -398,7 +399,7 @@ fn a_client_that_goes_away_leaves_nothing() {
     let before = fixture.files();
     let archive = docker_archive("x", &[tar(&[file("a", &"x".repeat(100_000))])]);
     for length in [0, 1, 5, 100, 511, 512, 50_000, archive.len() - 1] {
-        assert!(fixture.load(&mut Broken(&archive[..length]), &|_| {}).is_err(), "{length}");
+        assert!(fixture.load(&mut Broken(&archive[..length]), &LoadOptions::default(), &|_| {}).is_err(), "{length}");
         assert!(fixture.import(&mut Broken(&archive[..length]), Default::default()).is_err(), "{length}");
         assert_eq!(fixture.files(), before, "{length}");
     }

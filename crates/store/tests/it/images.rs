@@ -1,7 +1,7 @@
 //! Loading, naming, saving and removing images.
 
 use crate::support::*;
-use naru_store::{ImageUser, Loaded, PruneOptions, RemoveOptions, Removed};
+use naru_store::{ImageUser, LoadOptions, Loaded, PruneOptions, RemoveOptions, Removed};
 use naru_types::{ContainerId, Digest, ImageRef};
 
 fn nobody(_: &Digest) -> Vec<ImageUser> {
@@ -26,7 +26,7 @@ fn every_format_of_an_archive_is_the_same_image() {
         ("oci", oci_layout("docker.io/library/one:latest", &[gzip(&layer)], &diff_ids)),
     ] {
         let fixture = Fixture::new();
-        let loaded = fixture.load(&mut bytes.as_slice(), &|_| {}).expect(what);
+        let loaded = fixture.load(&mut bytes.as_slice(), &LoadOptions::default(), &|_| {}).expect(what);
         assert_eq!(loaded, [Loaded::Reference(ImageRef::parse("one").unwrap())], "{what}");
         let image = fixture.find("one").unwrap();
         assert_eq!(image.layers, diff_ids, "{what}");
@@ -53,7 +53,7 @@ fn links_of_old_archives_and_unnamed_images() {
         file("config.json", &text),
         file("manifest.json", r#"[{"Config":"config.json","RepoTags":null,"Layers":["a/layer.tar","b/layer.tar"]}]"#),
     ];
-    let loaded = fixture.load(&mut tar(&entries).as_slice(), &|_| {}).unwrap();
+    let loaded = fixture.load(&mut tar(&entries).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     assert_eq!(loaded, [Loaded::Id(Digest::of(text.as_bytes()))]);
     assert_eq!(fixture.list().len(), 1);
 }
@@ -159,7 +159,7 @@ fn saved_bytes_are_the_same_and_load_again() {
     let other = tar(&[file("b", "2")]);
     let archive = docker_archive_of("one", &[gzip(&layer), other.clone()], &config(&[Digest::of(&layer), Digest::of(&other)], ""));
     let mut fixture = Fixture::new();
-    fixture.load(&mut archive.as_slice(), &|_| {}).unwrap();
+    fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     let save = |fixture: &Fixture, names: &[&str]| {
         let mut bytes = Vec::new();
         fixture.save(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), &mut bytes).unwrap();
@@ -169,13 +169,16 @@ fn saved_bytes_are_the_same_and_load_again() {
     fixture.reopen();
     assert_eq!(save(&fixture, &["one", "one:latest"]), saved);
     let second = Fixture::new();
-    assert_eq!(second.load(&mut saved.as_slice(), &|_| {}).unwrap(), [Loaded::Reference(ImageRef::parse("one").unwrap())]);
+    assert_eq!(
+        second.load(&mut saved.as_slice(), &LoadOptions::default(), &|_| {}).unwrap(),
+        [Loaded::Reference(ImageRef::parse("one").unwrap())]
+    );
     assert_eq!(save(&second, &["one"]), saved);
     let (a, b) = (fixture.find("one").unwrap(), second.find("one").unwrap());
     assert_eq!((a.id, a.manifest, a.blobs, a.layers), (b.id.clone(), b.manifest, b.blobs, b.layers));
     // By id no name is saved.
     let third = Fixture::new();
-    assert_eq!(third.load(&mut save(&fixture, &[&b.id.hex()]).as_slice(), &|_| {}).unwrap(), [Loaded::Id(b.id)]);
+    assert_eq!(third.load(&mut save(&fixture, &[&b.id.hex()]).as_slice(), &LoadOptions::default(), &|_| {}).unwrap(), [Loaded::Id(b.id)]);
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn history_gives_sizes_to_the_steps_that_made_layers() {
     let layers = [tar(&[file("a", "1")]), tar(&[file("b", "22")])];
     let ids: Vec<Digest> = layers.iter().map(|l| Digest::of(l)).collect();
     let history = r#","history":[{"created_by":"ADD a"},{"created_by":"ENV x","empty_layer":true},{"created_by":"ADD b"}]"#;
-    fixture.load(&mut docker_archive_of("one", &layers, &config(&ids, history)).as_slice(), &|_| {}).unwrap();
+    fixture.load(&mut docker_archive_of("one", &layers, &config(&ids, history)).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     let image = fixture.find("one").unwrap();
     let history = fixture.history(&image.id).unwrap();
     let lines: Vec<(&str, u64)> = history.iter().map(|line| (line.entry.created_by.as_str(), line.size)).collect();

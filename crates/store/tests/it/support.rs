@@ -2,7 +2,7 @@
 
 use flate2::write::GzEncoder;
 use naru_store::tar::{Entry, Kind, Writer};
-use naru_store::{Driver, Limits, Store, StoreConfig};
+use naru_store::{Driver, Limits, LoadOptions, Store, StoreConfig};
 use naru_types::Digest;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -150,7 +150,7 @@ pub fn oci_layout(name: &str, blobs: &[Vec<u8>], diff_ids: &[Digest]) -> Vec<u8>
 /// Loads one image of layers with these entries.
 pub fn image(store: &Arc<Store>, name: &str, layers: &[&[(Entry, Vec<u8>)]]) -> Digest {
     let layers: Vec<Vec<u8>> = layers.iter().map(|entries| tar(entries)).collect();
-    store.load(&mut docker_archive(name, &layers).as_slice(), &|_| {}).unwrap();
+    store.load(&mut docker_archive(name, &layers).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     store.find(name).unwrap().id
 }
 
