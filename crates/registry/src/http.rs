@@ -109,6 +109,7 @@ pub(crate) struct Reply {
     body: Incoming,
     idle: Duration,
     window: (tokio::time::Instant, u64),
+    put_back: Option<Bytes>,
 }
 
 /// The way to registries.
@@ -197,6 +198,7 @@ impl Http {
             body,
             idle: self.config.idle_timeout,
             window: (tokio::time::Instant::now(), 0),
+            put_back: None,
         };
         if let Some(encoding) = reply.text(&CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
             let reason = format!("it sent the content encoding {:?}, which was not asked for", printable(encoding, 40));
@@ -302,6 +304,9 @@ impl Reply {
 
     /// The next piece of the body. Nothing for too long, or a trickle, is an error.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.put_back.take() {
+            return Ok(Some(bytes));
+        }
         loop {
             let frame = match tokio::time::timeout(self.idle, self.body.frame()).await {
                 Err(_) => return Err(self.error(TransportError::Idle(self.idle))),
@@ -320,6 +325,11 @@ impl Reply {
             }
             return Ok(Some(data));
         }
+    }
+
+    /// Bytes that the next `chunk` gives again.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.put_back = Some(bytes);
     }
 
     /// The whole body of a small document.

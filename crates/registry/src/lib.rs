@@ -1,11 +1,28 @@
 //! Everything that travels between a registry and the store.
+mod auth;
+mod blob;
+mod client;
 mod config;
 mod connect;
 mod error;
+mod event;
+mod flight;
 pub mod headers;
 mod http;
+pub mod manifest;
+mod pull;
+mod push;
 mod resolve;
+mod search;
+mod session;
 mod tls;
+mod upload;
 mod url;
+pub use blob::BlobReader;
+pub use client::{BlobStream, Client, LoginOutcome, ManifestInfo};
 pub use config::{Credentials, Proxies, RegistryConfig};
 pub use error::{Error, Refusal, Result, TransportError};
+pub use event::{LayerState, Line, PullEvent, PushEvent, UploadState};
+pub use pull::{PullOptions, Pulled};
+pub use push::{PushOptions, Pushed};
+pub use search::{SearchFilters, SearchResult};
