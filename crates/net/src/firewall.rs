@@ -141,7 +141,7 @@ impl PortMap {
 }
 
 /// A concatenation: each part filled up to four bytes.
-fn padded(parts: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn padded(parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::new();
     for part in parts {
         key.extend_from_slice(part);

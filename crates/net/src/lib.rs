@@ -3,16 +3,17 @@
 //! - [`Links`]: bridges and veth pairs, macvlan and ipvlan by rtnetlink, in few messages; their rates.
 //! - [`Firewall`]: one nf_tables table; a network or port is an element of a set. [`Watch`] hears when others change it.
 //! - [`ipam`]: which subnet, which address. [`ports`]: host ports held by sockets. [`proxy`]: what cannot be rewritten.
-//! - [`hosts`], [`resolv`]: the container's files.
+//! - [`dns`]: containers' names. [`hosts`], [`resolv`]: the container's files.
 //!
 //! No program is executed, no file of the host's configuration is changed, no other table or link is touched. All calls
-//! but those of [`proxy`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
+//! but those of [`proxy`] and [`dns`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
 //! is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
 
 #![warn(missing_docs)]
 
 mod address;
 mod children;
+pub mod dns;
 mod error;
 mod firewall;
 pub mod hosts;

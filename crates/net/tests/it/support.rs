@@ -101,7 +101,7 @@ impl Namespace {
         let socket = self.run(|| rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol)).unwrap());
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_millis(700))).unwrap();
         // Type and code, checksum (which the kernel writes with IPv6), identifier, number.
-        let sum = !((u16::from(request as u8) << 8) + 0x1234 + 1);
+        let sum = !((u16::from(request) << 8) + 0x1234 + 1);
         let packet = [&[request, 0][..], &sum.to_be_bytes(), &[0x12, 0x34, 0, 1]].concat();
         let sent = rustix::net::sendto(&socket, &packet, rustix::net::SendFlags::empty(), &SocketAddr::new(to, 0));
         let mut buffer = [0; 200];
