@@ -10,13 +10,16 @@
 
 use crate::error::{At, Error, Result, printable};
 use crate::limits::Space;
-use crate::root::{DIR_FLAGS, PATH_MAX, chmod_no_follow, file_type, is_whiteout, keeps_xattr, open_in, proc_path, remove_tree, stat_opt};
+use crate::recipe::Tape;
+use crate::root::{
+    DIR_FLAGS, PATH_MAX, chmod_no_follow, file_type, is_whiteout, keeps_xattr, open_in, open_no_links, proc_path, remove_tree, stat_opt,
+};
 use crate::tar::{Entry, Kind, Reader};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Name of overlayfs' mark of a directory that hides what is below it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -44,8 +47,11 @@ pub(crate) struct Applied {
 }
 
 /// Applies all entries of `reader` to the empty directory `root`.
-pub(crate) fn apply_layer<R: Read>(reader: &mut Reader<R>, root: BorrowedFd<'_>, space: &mut Space) -> Result<Applied> {
+///
+/// With a `tape`, which the reader's stream must record to, the data that goes to files is named there.
+pub(crate) fn apply_layer<R: Read>(reader: &mut Reader<R>, root: BorrowedFd<'_>, space: &mut Space, tape: Option<Tape>) -> Result<Applied> {
     let mut applier = Applier::new(root, b"", Purpose::Layer, space);
+    applier.tape = tape;
     applier.all(reader)?;
     Ok(Applied { size: applier.size, root: applier.root_meta })
 }
@@ -76,14 +82,24 @@ struct Applier<'a> {
     /// Where in the root the entries' names start.
     base: &'a [u8],
     purpose: Purpose,
+    tape: Option<Tape>,
     /// The directory of the entry before: most entries are in the same one.
-    parent: Option<(Vec<u8>, OwnedFd)>,
+    parent: Option<Parent>,
     /// Times of directories are set at the end: each new file in them changes them.
     dirs: Vec<(Vec<u8>, Timespec)>,
     space: &'a mut Space,
     size: u64,
     root_meta: Option<RootMeta>,
     buffer: Vec<u8>,
+}
+
+/// The directory that entries are made in.
+struct Parent {
+    /// As the entries name it.
+    path: Vec<u8>,
+    /// Without links on the way, when a tape wants to know.
+    real: Vec<u8>,
+    dir: OwnedFd,
 }
 
 /// What had the name before.
@@ -133,7 +149,18 @@ fn times(modified: Timespec) -> Timestamps {
 
 impl<'a> Applier<'a> {
     fn new(root: BorrowedFd<'a>, base: &'a [u8], purpose: Purpose, space: &'a mut Space) -> Self {
-        Applier { root, base, purpose, parent: None, dirs: Vec::new(), space, size: 0, root_meta: None, buffer: vec![0; 128 << 10] }
+        Applier {
+            root,
+            base,
+            purpose,
+            tape: None,
+            parent: None,
+            dirs: Vec::new(),
+            space,
+            size: 0,
+            root_meta: None,
+            buffer: vec![0; 128 << 10],
+        }
     }
 
     fn all<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<()> {
@@ -200,7 +227,7 @@ impl<'a> Applier<'a> {
 
     /// Makes `above` the present directory, creating what is missing of it.
     fn enter(&mut self, above: &[u8], path: &[u8]) -> Result<()> {
-        if self.parent.as_ref().is_some_and(|(present, _)| present == above) {
+        if self.parent.as_ref().is_some_and(|parent| parent.path == above) {
             return Ok(());
         }
         let refuse = |errno: Errno| Error::entry(path, format!("cannot reach its directory: {}", std::io::Error::from(errno)));
@@ -212,8 +239,32 @@ impl<'a> Applier<'a> {
             }
             result => result.map_err(refuse)?,
         };
-        self.parent = Some((above.to_vec(), dir));
+        let real = match &self.tape {
+            Some(_) => self.real_path(above, dir.as_fd()).map_err(refuse)?,
+            None => Vec::new(),
+        };
+        self.parent = Some(Parent { path: above.to_vec(), real, dir });
         Ok(())
+    }
+
+    /// Where a directory of the root is, whatever links led to it.
+    fn real_path(&self, path: &[u8], dir: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
+        match open_no_links(self.root, path, OFlags::DIRECTORY | OFlags::PATH) {
+            Err(Errno::LOOP) => {}
+            result => return result.map(|_| path.to_vec()),
+        }
+        let name = |fd: BorrowedFd<'_>| rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new());
+        let (root, dir) = (name(self.root)?, name(dir)?);
+        let below = dir.to_bytes().strip_prefix(root.to_bytes()).ok_or(Errno::STALE)?;
+        Ok(below.strip_prefix(b"/").unwrap_or(below).to_vec())
+    }
+
+    /// The name in the present directory as a path without links.
+    fn real(&self, name: &[u8]) -> Vec<u8> {
+        match self.parent.as_ref().map(|parent| parent.real.as_slice()) {
+            None | Some(b"") => name.to_vec(),
+            Some(above) => [above, b"/", name].concat(),
+        }
     }
 
     fn make_parents(&self, above: &[u8], path: &[u8]) -> Result<()> {
@@ -239,7 +290,7 @@ impl<'a> Applier<'a> {
     }
 
     fn dir(&self) -> BorrowedFd<'_> {
-        self.parent.as_ref().map_or(self.root, |(_, dir)| dir.as_fd())
+        self.parent.as_ref().map_or(self.root, |parent| parent.dir.as_fd())
     }
 
     fn whiteout(&mut self, entry: &Entry, name: &[u8], hidden: &[u8]) -> Result<()> {
@@ -279,7 +330,10 @@ impl<'a> Applier<'a> {
                 return Err(Error::BadPath { path, reason: "cannot overwrite non-directory with directory".into() });
             }
         }
-        remove_tree(self.dir(), name).map_err(at)?;
+        match &self.tape {
+            Some(tape) => tape.set_aside(self.dir(), name, &self.real(name))?,
+            None => remove_tree(self.dir(), name).map_err(at)?,
+        }
         Ok(if is_whiteout(&stat) && self.is_layer() { Before::Whiteout } else { Before::Nothing })
     }
 
@@ -297,7 +351,7 @@ impl<'a> Applier<'a> {
                 }
                 let fd = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty()).map_err(at)?;
                 self.dress(fd.as_fd(), entry)?;
-                let path = self.parent.as_ref().map_or(&b""[..], |(path, _)| path.as_slice());
+                let path = self.parent.as_ref().map_or(&b""[..], |parent| parent.path.as_slice());
                 self.dirs.push(([path, b"/", name].concat(), modified(entry)));
                 return Ok(());
             }
@@ -350,10 +404,14 @@ impl<'a> Applier<'a> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(self.dir(), name, flags, Mode::from_raw_mode(0o600)).map_err(at)?;
         match &entry.sparse {
-            None => self.copy(&file, entry.size, reader, entry)?,
+            None => {
+                self.name_data(name, 0, entry.size)?;
+                self.copy(&file, entry.size, reader, entry)?;
+            }
             Some(extents) => {
                 for extent in extents {
                     rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(extent.offset)).map_err(at)?;
+                    self.name_data(name, extent.offset, extent.length)?;
                     self.copy(&file, extent.length, reader, entry)?;
                 }
                 rustix::fs::ftruncate(&file, entry.size).map_err(at)?;
@@ -368,6 +426,14 @@ impl<'a> Applier<'a> {
             tolerate(rustix::fs::fsetxattr(&file, key.as_slice(), value, XattrFlags::empty()), key).map_err(at)?;
         }
         rustix::fs::futimens(&file, &times(modified(entry))).map_err(at)
+    }
+
+    /// What is copied next goes there.
+    fn name_data(&self, name: &[u8], offset: u64, length: u64) -> Result<()> {
+        match &self.tape {
+            Some(tape) if length > 0 => tape.data(&self.real(name), offset, length),
+            _ => Ok(()),
+        }
     }
 
     fn copy<R: Read>(&mut self, file: &OwnedFd, length: u64, reader: &mut Reader<R>, entry: &Entry) -> Result<()> {
@@ -385,6 +451,9 @@ impl<'a> Applier<'a> {
             }
             self.space.wrote(got as u64)?;
             left -= got as u64;
+        }
+        if let Some(tape) = &self.tape {
+            tape.data_ends();
         }
         Ok(())
     }

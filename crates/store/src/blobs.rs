@@ -1,13 +1,20 @@
-//! Blobs: files named by the digest of their content. A layer that came as a plain tar is stored compressed; reading
-//! gives the plain bytes again, so that `save` and a push send exactly what came.
+//! Blobs: files named by the digest of their content. Of a layer that came as a plain tar there is a recipe (see there), or
+//! a compressed copy; reading gives the plain bytes again, so that `save` sends exactly what came.
 
 use crate::config::MAX_METADATA;
 use crate::error::{At, Error, Result};
+use crate::recipe::Playback;
 use crate::store::Store;
 use naru_types::Digest;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
+
+/// The digest of the blob that a file in `blobs/sha256` belongs to.
+pub(crate) fn digest_of_file(name: &str) -> Option<Digest> {
+    let hex = [".zst", ".parts", ".aside"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
+    format!("sha256:{hex}").parse().ok()
+}
 
 impl Store {
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
@@ -18,15 +25,25 @@ impl Store {
         self.root.join("blobs/sha256").join(format!("{}.zst", digest.hex()))
     }
 
+    pub(crate) fn recipe_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(format!("{}.parts", digest.hex()))
+    }
+
     /// True when the blob is here.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).exists() || self.packed_path(digest).exists()
+        [self.blob_path(digest), self.recipe_path(digest), self.packed_path(digest)].iter().any(|path| path.exists())
     }
 
     /// The content of a blob: a manifest, a config or a layer as it travels.
     pub fn blob(&self, digest: &Digest) -> Result<Box<dyn Read + Send>> {
         match File::open(self.blob_path(digest)) {
             Ok(file) => return Ok(Box::new(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).at("open blob", digest),
+        }
+        // The digest of a plain blob is its layer's.
+        match Playback::open(&self.recipe_path(digest), &self.layer_path(digest)) {
+            Ok(blob) => return Ok(Box::new(blob)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e).at("open blob", digest),
         }

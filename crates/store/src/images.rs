@@ -1,5 +1,6 @@
 //! Questions about images and their names, removal, and the collection of what nothing uses any more.
 
+use crate::blobs::digest_of_file;
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::error::{Error, Result};
 use crate::index::{Index, IndexBlob, LayerBlob, StoredImage, Write, settled};
@@ -327,9 +328,7 @@ impl Store {
             self.discard(&self.layer_path(layer))?;
         }
         for name in self.names_in("blobs/sha256")? {
-            let hex = name.strip_suffix(".zst").unwrap_or(&name);
-            let dead = format!("sha256:{hex}").parse::<Digest>().is_ok_and(|digest| !live_blobs.contains(&digest));
-            if dead {
+            if digest_of_file(&name).is_some_and(|digest| !live_blobs.contains(&digest)) {
                 self.discard(&self.root.join("blobs/sha256").join(&name))?;
             }
         }

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Format of the records.
-const FORMAT: i64 = 1;
+/// Format of the records and of the files they speak of. 2: recipes of blobs, indexes of images.
+const FORMAT: i64 = 2;
 
 /// A layer as an image's manifest names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +166,10 @@ impl Database {
         let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).db("read the format of")?;
         if found > FORMAT {
             return Err(Error::Format { found, supported: FORMAT });
+        }
+        if found == 1 {
+            // What is new has a default.
+            connection.pragma_update(None, "user_version", FORMAT).db("set up")?;
         }
         if found == 0 {
             connection

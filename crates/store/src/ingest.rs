@@ -12,6 +12,7 @@ use crate::limits::Space;
 use crate::manifest::{self, Document, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use crate::partial::{Resuming, keeps};
 use crate::pipeline::{self, Keep, Outcome, Plan};
+use crate::recipe::aside_of;
 use crate::root::open_dir;
 use crate::store::Store;
 use crate::stream::{BUFFER, Compression, decompress};
@@ -301,7 +302,7 @@ impl Ingest {
             self.settle(outcome, &target, &packed, spool.as_deref(), expected)
         });
         if settled.is_err() {
-            for left in [Some(&target), Some(&packed), spool.as_ref()].into_iter().flatten() {
+            for left in [Some(&target), Some(&packed), Some(&aside_of(&packed)), spool.as_ref()].into_iter().flatten() {
                 self.store.discard(left)?;
             }
         }
@@ -328,13 +329,20 @@ impl Ingest {
             store.discard(target)?;
         }
         let (from, to) = match compression {
+            Compression::None if applied.is_some() => (Some(packed), store.recipe_path(&layer.digest)),
             Compression::None => (Some(packed), store.packed_path(&layer.digest)),
             _ => (spool, store.blob_path(&layer.digest)),
         };
         if let Some(from) = from {
+            let aside = aside_of(from);
             if store.has_blob(&layer.digest) {
                 store.discard(from)?;
+                store.discard(&aside)?;
             } else {
+                if aside.exists() {
+                    store.discard(&aside_of(&to))?;
+                    std::fs::rename(&aside, aside_of(&to)).at("put in place", to.display())?;
+                }
                 std::fs::rename(from, &to).at("put in place", to.display())?;
             }
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! store.db                     images, layers, references (SQLite)
 //! lock                         held while a store is open
-//! blobs/sha256/<hex>[.zst]     manifests, configs, layers as they travel; plain layers are kept compressed
+//! blobs/sha256/<hex>           manifests, configs, layers as they travel
+//! blobs/sha256/<hex>.parts     the recipe to make a plain layer's blob of its unpacked files; `.zst`: a compressed copy
 //! layers/<diff id>/            layers unpacked once, shared by all images, never written again
 //! init/<image id>/             mount points that the image lacks
 //! containers/<id>/image        a symbolic link whose text is the image's id
@@ -46,6 +47,7 @@ mod pack;
 mod partial;
 mod patch;
 mod pipeline;
+mod recipe;
 mod root;
 mod save;
 mod snapshot;

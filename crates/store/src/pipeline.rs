@@ -1,9 +1,8 @@
 //! A layer on its way: read, hashed, decompressed and unpacked by threads that pass each other buffers.
 //!
 //! ```text
-//! feed (the caller's thread)         unpack                       apply
-//! source → digest, size, blob file → decompression → diff id   → tar → files
-//!                                    (a plain layer: packing)
+//! feed (the caller's thread)         unpack                      apply
+//! source → digest, size, blob file → decompression → diff id → tar → files (of a plain layer also its recipe)
 //! ```
 //!
 //! The channels hold few buffers, and buffers go back when they are empty: a layer costs the same memory whatever its size.
@@ -13,6 +12,7 @@
 use crate::apply::{Applied, apply_layer};
 use crate::error::{At, Error, Result};
 use crate::limits::{Limits, Space};
+use crate::recipe::{Recorded, Tape};
 use crate::root::open_dir;
 use crate::stream::{BUFFER, Compression, Hashing, decompress};
 use crate::tar::Reader;
@@ -30,7 +30,7 @@ const DEPTH: usize = 8;
 /// What happens with the blob's bytes.
 #[derive(Debug)]
 pub(crate) enum Keep<'a> {
-    /// A compressed blob is written to a new file; of a plain one only the packed copy is.
+    /// A compressed blob is written to a new file; a plain one is kept as its recipe.
     New(&'a Path),
     /// The file has the first bytes already; what follows is added.
     Append(File, u64),
@@ -40,7 +40,7 @@ pub(crate) enum Keep<'a> {
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub keep: Keep<'a>,
-    /// Where the packed copy of a plain blob is written.
+    /// Where the recipe of a plain blob is written, or its packed copy when nothing is unpacked.
     pub packed: &'a Path,
     /// The empty directory to unpack to; none when the layer is there already.
     pub target: Option<(&'a Path, Space)>,
@@ -71,25 +71,26 @@ pub(crate) fn run(source: &mut dyn Read, plan: Plan<'_>, progress: &mut dyn FnMu
     };
     let feed = Feed { hash: Sha256::new(), size: 0, copy, have, space, limits };
     std::thread::scope(|scope| {
-        let (to_unpack, from_feed) = pipe();
-        let (mut to_apply, from_unpack) = pipe();
-        let applier = match target {
-            Some((directory, space)) => Some(start(scope, "store-apply", move || apply(from_unpack, directory, space))?),
-            None => None,
-        };
-        let forward = applier.is_some().then(|| std::mem::replace(&mut to_apply, closed()));
-        let unpacker = start(scope, "store-unpack", move || match compression {
-            compression if compression.is_foreign() => {
-                Err(Error::invalid("layer", "it is compressed with xz or bzip2, no registry takes that"))
+        let (to_next, from_feed) = pipe();
+        let apply_in = |chunks, (directory, space), recipe| start(scope, "store-apply", move || apply(chunks, directory, space, recipe));
+        let (unpacker, applier) = match (compression, target) {
+            (compression, _) if compression.is_foreign() => {
+                return Err(Error::invalid("layer", "it is compressed with xz or bzip2, which no registry takes"));
             }
-            Compression::None => pack(from_feed, packed, forward),
-            compression => unpack(from_feed, compression, limits, forward),
-        })?;
-        let fed = feed.all(source, (first, failed), to_unpack, progress);
-        let unpacked = unpacker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (Compression::None, Some(target)) => (None, Some(apply_in(from_feed, target, Some(packed))?)),
+            (Compression::None, None) => (Some(start(scope, "store-pack", move || pack(from_feed, packed))?), None),
+            (compression, Some(target)) => {
+                let (to_apply, from_unpack) = pipe();
+                let unpacking = move || unpack(from_feed, compression, limits, Some(to_apply));
+                (Some(start(scope, "store-unpack", unpacking)?), Some(apply_in(from_unpack, target, None)?))
+            }
+            (compression, None) => (Some(start(scope, "store-unpack", move || unpack(from_feed, compression, limits, None))?), None),
+        };
+        let fed = feed.all(source, (first, failed), to_next, progress);
+        let unpacked = unpacker.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let applied = applier.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let (digest, size) = fed?;
-        let diff_id = unpacked?.unwrap_or_else(|| digest.clone());
+        let diff_id = unpacked.transpose()?.flatten().unwrap_or_else(|| digest.clone());
         Ok(Outcome { digest, size, diff_id, compression, applied: applied.transpose()? })
     })
 }
@@ -209,33 +210,24 @@ fn unpack(source: Chunks, compression: Compression, limits: Limits, next: Option
     Ok(Some(diff_id))
 }
 
-/// The second stage of a plain layer: it is stored packed.
-fn pack(mut source: Chunks, path: &Path, next: Option<Sender>) -> Result<Option<Digest>> {
+/// The second stage of a plain layer that is unpacked already: its blob is kept packed.
+fn pack(mut source: Chunks, path: &Path) -> Result<Option<Digest>> {
     let file = File::create_new(path).at("create", path.display())?;
     let mut packer = zstd::stream::write::Encoder::new(file, 1).at("compress", path.display())?;
-    while let Some(chunk) = source.next() {
-        packer.write_all(&chunk).at("write", path.display())?;
-        match &next {
-            Some(next) => {
-                if !next.send(chunk) {
-                    break;
-                }
-                source.give_back(next.empty());
-            }
-            None => source.give_back(chunk),
-        }
-    }
+    io::copy(&mut source, &mut packer).at("write", path.display())?;
     packer.finish().at("write", path.display())?;
     Ok(None)
 }
 
 /// The last stage.
-fn apply(source: Chunks, directory: &Path, mut space: Space) -> Result<Applied> {
+fn apply(source: Chunks, directory: &Path, mut space: Space, recipe: Option<&Path>) -> Result<Applied> {
     let root = open_dir(directory).at("open", directory.display())?;
-    let mut reader = Reader::new(source);
-    let applied = apply_layer(&mut reader, root.as_fd(), &mut space)?;
+    let tape = recipe.map(Tape::create).transpose()?;
+    let mut reader = Reader::new(Recorded { inner: source, tape: tape.clone() });
+    let applied = apply_layer(&mut reader, root.as_fd(), &mut space, tape.clone())?;
     // What follows the end of the archive belongs to the diff id.
     io::copy(&mut reader.into_inner(), &mut io::sink()).map_err(Error::from_read)?;
+    tape.map_or(Ok(()), Tape::finish)?;
     Ok(applied)
 }
 
@@ -271,11 +263,6 @@ fn pipe() -> (Sender, Chunks) {
     let (full, full_out) = sync_channel(DEPTH);
     let (empty_in, empty) = sync_channel(DEPTH + 2);
     (Sender { full, empty }, Chunks { full: full_out, empty: empty_in, chunk: Vec::new(), at: 0 })
-}
-
-/// A sender whose other end is gone.
-fn closed() -> Sender {
-    pipe().0
 }
 
 impl Chunks {

@@ -244,7 +244,7 @@ impl Store {
         let root = open_dir(&staged).at("open", staged.display())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).at("change the mode of", staged.display())?;
         let tar = init_tar(&Layered::open(layers)?)?;
-        apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::unlimited())?;
+        apply_layer(&mut Reader::new(tar.as_slice()), root.as_fd(), &mut Space::unlimited(), None)?;
         match std::fs::rename(&staged, &path) {
             // Two first containers at once: one is enough.
             Err(_) if path.exists() => self.discard(&staged)?,

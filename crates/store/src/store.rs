@@ -1,5 +1,6 @@
 //! Opening a store, its directories, and deletion in the background.
 
+use crate::blobs::digest_of_file;
 use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
 use crate::index::{Database, Index, StoredImage};
@@ -244,10 +245,8 @@ impl Store {
                 self.discard(&self.root.join("init").join(name))?;
             }
         }
-        let known = |name: &str, live: &std::collections::HashSet<Digest>| {
-            let hex = name.strip_suffix(".zst").unwrap_or(name);
-            format!("sha256:{hex}").parse::<Digest>().is_ok_and(|digest| live.contains(&digest))
-        };
+        let known =
+            |name: &str, live: &std::collections::HashSet<Digest>| digest_of_file(name).is_some_and(|digest| live.contains(&digest));
         for (directory, live) in [("blobs/sha256", &blobs), ("layers", &layers)] {
             for name in self.names_in(directory)? {
                 if !known(&name, live) {
