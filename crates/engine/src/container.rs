@@ -4,14 +4,17 @@
 //! also when the actor ends: a dropped reply is [`EngineError::Gone`]. The actor carries out the effects that
 //! [`State::apply`] asks for; nothing else changes the state.
 
+mod connect;
+
 use crate::Inner;
 use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
 use crate::health::{self, Health};
 use crate::launch::{self, Run};
 use crate::monitor;
+use crate::network::Entry;
 use crate::phase::{Effect, Input, Phase, State};
-use crate::spec::{ContainerSpec, RestartMode};
+use crate::spec::{Attachment, ContainerSpec, RestartMode};
 use jiff::Timestamp;
 use naru_runtime::monitor::{Event as MonitorEvent, Request};
 use naru_runtime::spawner::AttachStream;
@@ -82,6 +85,12 @@ pub(crate) enum Command {
     Kill(Signal, Reply<()>),
     Pause(Reply<()>),
     Unpause(Reply<()>),
+    Connect(Arc<Entry>, Box<Attachment>, Reply<()>),
+    Disconnect {
+        network: Arc<Entry>,
+        force: bool,
+        reply: Reply<()>,
+    },
     Rename(Name, Reply<()>),
     Update(Box<dyn FnOnce(&mut ContainerSpec) + Send>, Reply<()>),
     Remove {
@@ -160,6 +169,14 @@ impl Container {
     /// Deletes it.
     pub async fn remove(&self, force: bool, volumes: bool) -> Result<()> {
         self.ask(|reply| Command::Remove { force, volumes, reply }).await
+    }
+
+    pub(crate) async fn connect(&self, network: Arc<Entry>, attachment: Attachment) -> Result<()> {
+        self.ask(|reply| Command::Connect(network, Box::new(attachment), reply)).await
+    }
+
+    pub(crate) async fn disconnect(&self, network: Arc<Entry>, force: bool) -> Result<()> {
+        self.ask(|reply| Command::Disconnect { network, force, reply }).await
     }
 
     pub(crate) async fn rename(&self, name: Name) -> Result<()> {
@@ -344,6 +361,14 @@ impl Actor {
                 let result = self.apply(Input::Unpause).await;
                 reply.send(result.inspect(|()| self.emit("unpause", &[]))).ok();
             }
+            Command::Connect(network, attachment, reply) => {
+                let result = self.connect(&network, *attachment).await;
+                reply.send(result).ok();
+            }
+            Command::Disconnect { network, force, reply } => {
+                let result = self.disconnect(&network, force).await;
+                reply.send(result).ok();
+            }
             Command::Rename(name, reply) => {
                 let result = self.rename(name).await;
                 reply.send(result).ok();
@@ -410,6 +435,7 @@ impl Actor {
                 self.view.run = Some(Arc::new(launched.run));
                 self.view.health = self.view.spec.health.as_ref().map(|_| Health::starting());
                 Box::pin(self.apply(Input::Started { pid: launched.pid, at: launched.at })).await?;
+                self.network_events("connect");
                 self.emit("start", &[]);
                 self.begin_health();
                 Ok(())
@@ -481,6 +507,7 @@ impl Actor {
     }
 
     async fn release(&mut self) {
+        self.network_events("disconnect");
         if let Some(run) = self.view.run.take() {
             launch::release(&self.engine, &self.view.id, &run).await;
         }
@@ -612,6 +639,12 @@ impl Actor {
         self.engine.free_name(&old);
         self.view.spec = Arc::new(spec);
         self.view.name = name.as_str().to_owned();
+        if let Some(run) = &self.view.run {
+            let mut run = (**run).clone();
+            self.engine.networks.rename(&mut run.place, name.as_str());
+            self.view.run = Some(Arc::new(run));
+            self.save_state();
+        }
         self.publish_view();
         self.emit("rename", &[("oldName", format!("/{old}"))]);
         Ok(())

@@ -4,6 +4,7 @@
 //! meta(key, value)                        format version
 //! containers(id, created, spec, state, run)   JSON documents; `run` is what a live run needs to be taken up again
 //! volumes(name, record)
+//! networks(id, record)
 //! ```
 //! Writes are queued to one thread that commits all that wait in one transaction. `synchronous=NORMAL`: a commit
 //! survives a killed daemon at once and a power cut at the next checkpoint, and costs no fsync on the start path.
@@ -16,7 +17,7 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 
 /// The format this program writes.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// A change of the database.
 enum Write {
@@ -26,12 +27,14 @@ enum Write {
     DeleteContainer { id: String },
     PutVolume { name: String, record: String },
     DeleteVolume { name: String },
+    PutNetwork { id: String, record: String },
+    DeleteNetwork { id: String },
 }
 
 impl Write {
     /// Whether it tells what has happened or frees space: such writes may use the reserve.
     fn is_due(&self) -> bool {
-        !matches!(self, Write::PutContainer { .. } | Write::PutSpec { .. } | Write::PutVolume { .. })
+        !matches!(self, Write::PutContainer { .. } | Write::PutSpec { .. } | Write::PutVolume { .. } | Write::PutNetwork { .. })
     }
 }
 
@@ -99,6 +102,8 @@ pub struct Loaded {
     pub containers: Vec<ContainerRow>,
     /// All volumes: name and JSON.
     pub volumes: Vec<(String, String)>,
+    /// All networks: id and JSON.
+    pub networks: Vec<(String, String)>,
 }
 
 impl Db {
@@ -110,14 +115,22 @@ impl Db {
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value INTEGER NOT NULL);
              CREATE TABLE IF NOT EXISTS containers(id TEXT PRIMARY KEY, created INTEGER NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL, run TEXT);
-             CREATE TABLE IF NOT EXISTS volumes(name TEXT PRIMARY KEY, record TEXT NOT NULL);",
+             CREATE TABLE IF NOT EXISTS volumes(name TEXT PRIMARY KEY, record TEXT NOT NULL);
+             CREATE TABLE IF NOT EXISTS networks(id TEXT PRIMARY KEY, record TEXT NOT NULL);",
         )?;
         connection.execute("INSERT OR IGNORE INTO meta VALUES('format', ?1)", [FORMAT])?;
         let found: i64 = connection.query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| row.get(0))?;
         if found > FORMAT {
             return Err(EngineError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
         }
-        let loaded = Loaded { containers: read_containers(&connection)?, volumes: read_volumes(&connection)? };
+        if found < FORMAT {
+            migrate(&connection)?;
+        }
+        let loaded = Loaded {
+            containers: read_containers(&connection)?,
+            volumes: read_pairs(&connection, "SELECT name, record FROM volumes")?,
+            networks: read_pairs(&connection, "SELECT id, record FROM networks")?,
+        };
         let reserve = Reserve(path.with_extension("reserve"));
         reserve.fill();
         let (jobs, queue) = mpsc::channel();
@@ -165,10 +178,41 @@ impl Db {
         self.commit(Write::PutVolume { name: name.to_owned(), record }).await
     }
 
+    /// Stores a network; committed when this returns.
+    pub async fn put_network(&self, id: &str, record: String) -> Result<()> {
+        self.commit(Write::PutNetwork { id: id.to_owned(), record }).await
+    }
+
+    /// Forgets a network; committed when this returns.
+    pub async fn delete_network(&self, id: &str) -> Result<()> {
+        self.commit(Write::DeleteNetwork { id: id.to_owned() }).await
+    }
+
     /// Forgets a volume; committed when this returns.
     pub async fn delete_volume(&self, name: &str) -> Result<()> {
         self.commit(Write::DeleteVolume { name: name.to_owned() }).await
     }
+}
+
+/// Brings a database of format 1 to today's, in one transaction.
+fn migrate(connection: &Connection) -> Result<()> {
+    let rewrite = |text: &str, change: fn(&mut serde_json::Value)| match serde_json::from_str(text) {
+        Ok(mut value) => {
+            change(&mut value);
+            value.to_string()
+        }
+        // What cannot be read stays as it is; the recovery names it.
+        Err(_) => text.to_owned(),
+    };
+    let transaction = connection.unchecked_transaction()?;
+    for row in read_containers(&transaction)? {
+        let (spec, run) =
+            (rewrite(&row.spec, crate::migrate::spec_of_1), row.run.as_deref().map(|run| rewrite(run, crate::migrate::run_of_1)));
+        transaction.execute("UPDATE containers SET spec = ?2, run = ?3 WHERE id = ?1", params![row.id, spec, run])?;
+    }
+    transaction.execute("UPDATE meta SET value = ?1 WHERE key = 'format'", [FORMAT])?;
+    transaction.commit()?;
+    Ok(())
 }
 
 fn read_containers(connection: &Connection) -> Result<Vec<ContainerRow>> {
@@ -179,8 +223,8 @@ fn read_containers(connection: &Connection) -> Result<Vec<ContainerRow>> {
     Ok(rows.collect::<std::result::Result<_, _>>()?)
 }
 
-fn read_volumes(connection: &Connection) -> Result<Vec<(String, String)>> {
-    let mut statement = connection.prepare("SELECT name, record FROM volumes")?;
+fn read_pairs(connection: &Connection, query: &str) -> Result<Vec<(String, String)>> {
+    let mut statement = connection.prepare(query)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(rows.collect::<std::result::Result<_, _>>()?)
 }
@@ -239,6 +283,10 @@ fn transact(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
             Write::PutVolume { name, record } => {
                 transaction.prepare_cached("INSERT OR REPLACE INTO volumes VALUES(?1, ?2)")?.execute(params![name, record])?
             }
+            Write::PutNetwork { id, record } => {
+                transaction.prepare_cached("INSERT OR REPLACE INTO networks VALUES(?1, ?2)")?.execute(params![id, record])?
+            }
+            Write::DeleteNetwork { id } => transaction.prepare_cached("DELETE FROM networks WHERE id = ?1")?.execute(params![id])?,
             Write::DeleteVolume { name } => transaction.prepare_cached("DELETE FROM volumes WHERE name = ?1")?.execute(params![name])?,
         };
     }

@@ -62,6 +62,9 @@ pub enum EngineError {
     /// The network failed.
     #[error(transparent)]
     Net(#[from] naru_net::Error),
+    /// A registry, or the way to it, failed.
+    #[error(transparent)]
+    Registry(#[from] naru_registry::Error),
     /// The state database failed.
     #[error("the state database failed")]
     Db(#[from] rusqlite::Error),
@@ -142,6 +145,7 @@ impl EngineError {
             EngineError::Store(error) => error.kind(),
             EngineError::Runtime(error) => error.kind(),
             EngineError::Net(error) => error.kind(),
+            EngineError::Registry(error) => error.kind(),
             EngineError::StartFailed { .. }
             | EngineError::Db(_)
             | EngineError::NewerFormat { .. }

@@ -4,7 +4,9 @@
 use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
-use naru_store::{CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, Store};
+use naru_store::{
+    CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, Store,
+};
 use naru_types::{Digest, ImageRef};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -12,7 +14,10 @@ use std::sync::Arc;
 
 impl Engine {
     /// Runs `work` with the store on a worker thread.
-    pub async fn with_store<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Store>) -> naru_store::Result<T> + Send + 'static) -> Result<T> {
+    pub async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Store>) -> naru_store::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let store = Arc::clone(self.store());
         let result = tokio::task::spawn_blocking(move || work(&store)).await;
         Ok(result.map_err(|_| EngineError::Gone("the thread that works on images"))??)

@@ -8,7 +8,7 @@
 use crate::Inner;
 use crate::container::View;
 use crate::error::{EngineError, Result};
-use crate::network::{Endpoint, Joined};
+use crate::network::{Joined, Place};
 use crate::oci::{self, Facts};
 use crate::rootfs;
 use crate::spec::{ContainerSpec, DeviceSpec, IpcMode, LogSpec, MountSource, NamespaceMode, NetworkMode};
@@ -33,12 +33,29 @@ use tokio::net::UnixStream;
 /// What a live run needs to be taken up again by another daemon; stored with the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
-    /// Its place on a network, if it has one of its own.
-    pub endpoint: Option<Endpoint>,
+    /// Its place on its networks.
+    #[serde(default)]
+    pub place: Place,
     /// cgroup of the container.
     pub cgroup: String,
     /// What is mounted by path on the host for it: the root file system for another OCI runtime, shared memory.
     pub mounts: Vec<PathBuf>,
+}
+
+/// Name of the file in the run directory that holds the [`Run`].
+const RUN_FILE: &str = "run.json";
+
+impl Run {
+    /// Writes it to the run directory.
+    pub(crate) fn save(&self, directory: &Path) -> Result<()> {
+        let text = serde_json::to_string(self).expect("runs are plain data");
+        write_file(&directory.join(RUN_FILE), &text)
+    }
+
+    /// Reads it from the run directory.
+    pub(crate) fn load(directory: &Path) -> Option<Run> {
+        serde_json::from_str(&std::fs::read_to_string(directory.join(RUN_FILE)).ok()?).ok()
+    }
 }
 
 /// A started container.
@@ -53,7 +70,7 @@ pub(crate) struct Launched {
 struct Undo<'a> {
     engine: &'a Inner,
     id: &'a ContainerId,
-    endpoint: Option<Endpoint>,
+    place: Place,
     mounts: Vec<PathBuf>,
     armed: bool,
 }
@@ -61,7 +78,7 @@ struct Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let run = Run { endpoint: self.endpoint.take(), cgroup: String::new(), mounts: std::mem::take(&mut self.mounts) };
+            let run = Run { place: std::mem::take(&mut self.place), cgroup: String::new(), mounts: std::mem::take(&mut self.mounts) };
             release_blocking(self.engine, self.id, &run);
         }
     }
@@ -78,7 +95,7 @@ pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, attach: Vec<AttachS
         Ok((pid, at, watch)) => {
             // The namespace that was taken is replaced when the start is over.
             let owner = Arc::clone(engine);
-            tokio::task::spawn_blocking(move || owner.network.warm_up(&owner.spawner));
+            tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
             Ok(Launched { run, pid, at, watch })
         }
         Err(error) => {
@@ -118,7 +135,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
     let directory = engine.run_directory(id);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(EngineError::io("make", &directory))?;
     // What an earlier run has left would be taken for news of this one.
-    for stale in ["exit.json", "monitor.sock"] {
+    for stale in ["exit.json", "monitor.sock", RUN_FILE] {
         match std::fs::remove_file(directory.join(stale)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(EngineError::io("delete", directory.join(stale))(error));
@@ -126,7 +143,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             _ => {}
         }
     }
-    let mut undo = Undo { engine, id, endpoint: None, mounts: vec![], armed: true };
+    let mut undo = Undo { engine, id, place: Place::default(), mounts: vec![], armed: true };
     let root = engine.store.mount(id)?;
     let hostname = hostname(view);
     let mut join = namespaces_to_join(engine, spec)?;
@@ -140,12 +157,10 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
 
     let mut namespace = None;
-    match engine.network.join(engine, spec)? {
+    match engine.networks.join(engine, spec)? {
         Joined::Own => {
-            let fresh: NetworkNamespace = engine.network.take_namespace(&engine.spawner)?;
-            if spec.network.mode == NetworkMode::Bridge {
-                undo.endpoint = Some(engine.network.attach(id, &view.name, spec, &fresh)?);
-            }
+            let fresh: NetworkNamespace = engine.networks.take_namespace(&engine.spawner)?;
+            undo.place = engine.networks.attach(engine, view, &fresh)?;
             namespace = Some(fresh.ns);
         }
         Joined::Host => {}
@@ -153,7 +168,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             join.insert("net", path);
         }
     }
-    let engine_files = engine.network.write_files(engine, view, &directory, &hostname, undo.endpoint.as_ref())?;
+    let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
     let runtime = engine.config.runtime(&spec.runtime)?;
     let cgroup_parent = spec.cgroup_parent.clone().unwrap_or_else(|| engine.config.cgroup_parent.clone());
     let facts = Facts {
@@ -163,6 +178,8 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         sources,
         engine_files,
         devices: devices(spec)?,
+        links: crate::network::linked(engine, spec)?.iter().flat_map(|link| link.environment()).collect(),
+        sysctls: undo.place.sysctls(&spec.network)?,
         cgroups_path: if cgroup_parent.starts_with('/') { cgroup_parent } else { format!("/{cgroup_parent}") },
     };
     let mut oci = oci::spec(id, spec, &facts)?;
@@ -180,6 +197,9 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
         }
     };
+    let run = Run { place: undo.place.clone(), cgroup, mounts: undo.mounts.clone() };
+    // A daemon that is killed before the run is in the database finds it here.
+    run.save(&directory)?;
     let control = engine.spawner.start(StartRequest {
         id: id.clone(),
         directory,
@@ -195,7 +215,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         runtime: kind,
     })?;
     undo.armed = false;
-    Ok((control, Run { endpoint: undo.endpoint.take(), cgroup, mounts: std::mem::take(&mut undo.mounts) }))
+    Ok((control, run))
 }
 
 /// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, else the short id.
@@ -390,9 +410,7 @@ pub(crate) async fn release(engine: &Arc<Inner>, id: &ContainerId, run: &Run) {
 }
 
 pub(crate) fn release_blocking(engine: &Inner, id: &ContainerId, run: &Run) {
-    if let Some(endpoint) = &run.endpoint {
-        engine.network.detach(id, endpoint);
-    }
+    engine.networks.detach(id, &run.place);
     for path in &run.mounts {
         if let Err(errno) = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH) {
             tracing::warn!(container = %id.short(), path = %path.display(), %errno, "cannot unmount");

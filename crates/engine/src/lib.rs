@@ -17,11 +17,13 @@ pub mod health;
 pub mod images;
 mod launch;
 pub mod logs;
+mod migrate;
 mod monitor;
 pub mod network;
 mod oci;
 pub mod phase;
 mod recover;
+mod registries;
 mod rootfs;
 pub mod spec;
 pub mod stats;
@@ -41,7 +43,7 @@ use jiff::Timestamp;
 use naru_runtime::spawner::Spawner;
 use naru_store::{Driver, Store, StoreConfig};
 use naru_types::{ContainerId, Name};
-use network::{Network, NetworkConfig};
+use network::{NetworkConfig, NetworkRequest, Networks};
 use phase::State;
 use spec::{ContainerSpec, MountSource};
 use std::collections::{BTreeMap, HashMap};
@@ -72,8 +74,10 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     /// Other runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
-    /// The default bridge.
+    /// The default bridge and what goes for all networks.
     pub network: NetworkConfig,
+    /// Mirrors, proxies, limits of the way to registries.
+    pub registry: naru_registry::RegistryConfig,
 }
 
 /// Names of the built-in runtime: its own, and those that clients of Docker give for the default one.
@@ -96,7 +100,8 @@ pub struct Inner {
     pub(crate) db: Db,
     pub(crate) events: EventBus,
     pub(crate) spawner: Spawner,
-    pub(crate) network: Network,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) registries: naru_registry::Client,
     pub(crate) volumes: Volumes,
     pub(crate) volume_mounts: volume_mounts::VolumeMounts,
     pub(crate) execs: Execs,
@@ -135,23 +140,26 @@ impl Engine {
         let store =
             Arc::new(Store::open(&StoreConfig { root: config.data_root.clone(), driver: config.driver, ..StoreConfig::default() })?);
         let volumes = Volumes::open(config.data_root.join("volumes"), loaded.volumes)?;
+        let registries = naru_registry::Client::new(config.registry.clone())?;
         let spawner = Spawner::launch()?;
-        let network = Network::open(&config.network)?;
+        let networks = Arc::new(Networks::open(&config.network, loaded.networks)?);
         let inner = Arc::new(Inner {
             config,
             store,
             db,
             events: EventBus::default(),
             spawner,
-            network,
+            networks,
+            registries,
             volumes,
             volume_mounts: volume_mounts::VolumeMounts::default(),
             execs: Execs::default(),
             registry: RwLock::default(),
         });
         recover::recover(&inner, loaded.containers).await?;
+        inner.networks.guard()?;
         let warm = Arc::clone(&inner);
-        tokio::task::spawn_blocking(move || warm.network.warm_up(&warm.spawner));
+        tokio::task::spawn_blocking(move || warm.networks.warm_up(&warm.spawner));
         Ok(Engine(inner))
     }
 
@@ -266,8 +274,36 @@ impl Engine {
     }
 
     /// The networks.
-    pub fn network(&self) -> &Network {
-        &self.0.network
+    pub fn networks(&self) -> &Networks {
+        &self.0.networks
+    }
+
+    /// Makes a network.
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<Arc<network::Entry>> {
+        self.0.networks.create(&self.0.db, &self.0.events, request).await
+    }
+
+    /// Deletes a network that nobody is on; returns its id.
+    pub async fn remove_network(&self, reference: &str) -> Result<String> {
+        self.0.networks.remove(&self.0.db, &self.0.events, reference).await
+    }
+
+    /// Connects a container to a network.
+    pub async fn connect(&self, network: &str, container: &str, mut attachment: spec::Attachment) -> Result<()> {
+        let entry = self.0.networks.find(network)?;
+        attachment.network = entry.record.name.clone();
+        self.find(container)?.connect(entry, attachment).await
+    }
+
+    /// Takes a container off a network.
+    pub async fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
+        let entry = self.0.networks.find(network)?;
+        match self.find(container) {
+            Ok(container) => container.disconnect(entry, force).await,
+            // What is left of a container that is gone; nothing of ours stays behind, so there is nothing to do.
+            Err(EngineError::NoSuchContainer(_)) if force => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// How the engine is set up.
@@ -302,6 +338,10 @@ impl Inner {
 
     fn registry_mut(&self) -> std::sync::RwLockWriteGuard<'_, Registry> {
         self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn events(&self) -> &EventBus {
+        &self.events
     }
 
     pub(crate) fn run_directory(&self, id: &ContainerId) -> PathBuf {

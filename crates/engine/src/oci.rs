@@ -28,6 +28,10 @@ pub struct Facts {
     pub engine_files: Vec<(PathBuf, &'static str)>,
     /// Devices with their numbers.
     pub devices: Vec<(Device, String)>,
+    /// Variables that links to other containers set.
+    pub links: Vec<String>,
+    /// Kernel parameters of its networks' interfaces.
+    pub sysctls: Vec<(String, String)>,
     /// Path of the cgroup.
     pub cgroups_path: String,
 }
@@ -246,6 +250,8 @@ pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spe
     };
     let mut process = process(spec, &facts.identity, privileged);
     process.env = base_env(spec, &facts.hostname, spec.process.tty);
+    let linked: Vec<String> = facts.links.iter().filter(|entry| !process.env.contains(entry)).cloned().collect();
+    process.env.extend(linked);
     if !process.env.iter().any(|entry| entry.starts_with("HOME=")) {
         process.env.push(format!("HOME={}", facts.identity.home));
     }
@@ -262,7 +268,7 @@ pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spe
         hooks: None,
         annotations: spec.annotations.clone(),
         linux: Some(Linux {
-            sysctl: spec.sysctls.clone(),
+            sysctl: spec.sysctls.clone().into_iter().chain(facts.sysctls.iter().cloned()).collect(),
             resources: Some(Resources { devices: device_rules(spec, facts), ..spec.resources.clone() }),
             cgroups_path: format!("{}/{id}", facts.cgroups_path.trim_end_matches('/')),
             namespaces: namespaces(spec, facts),

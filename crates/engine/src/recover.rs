@@ -10,6 +10,7 @@ use crate::error::{EngineError, Result};
 use crate::health::Health;
 use crate::launch::{self, Run};
 use crate::monitor;
+use crate::network::Place;
 use crate::phase::{Input, Phase, State};
 use crate::spec::ContainerSpec;
 use jiff::Timestamp;
@@ -45,8 +46,8 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
             continue;
         }
         let name = view.name.clone();
-        if let Some(endpoint) = view.run.as_ref().and_then(|run| run.endpoint.as_ref())
-            && let Err(error) = engine.network.adopt(&view.id, &name, endpoint)
+        if let Some(run) = &view.run
+            && let Err(error) = engine.networks.adopt(&engine.spawner, &view, &run.place)
         {
             tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot take up the container's network");
         }
@@ -55,7 +56,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         wanted.push(container);
     }
     let runs: Vec<Arc<Run>> = engine.views().iter().filter_map(|view| view.run.clone()).collect();
-    engine.network.restore(runs.iter().filter_map(|run| run.endpoint.as_ref()))?;
+    engine.networks.restore(runs.iter().map(|run| &run.place))?;
     let (owner, live) = (Arc::clone(engine), known.clone());
     tokio::task::spawn_blocking(move || sweep(&owner, &live)).await.map_err(|_| EngineError::Gone("the thread that cleans up"))?;
     for container in wanted {
@@ -95,7 +96,8 @@ async fn take_up(engine: &Arc<Inner>, mut view: View) -> (View, Option<UnixStrea
             apply(&mut view, Input::Started { pid, at });
         }
         if view.run.is_none() {
-            view.run = Some(Arc::new(Run { endpoint: None, cgroup: default_cgroup(engine, &view), mounts: vec![] }));
+            let unknown = || Run { place: Place::default(), cgroup: default_cgroup(engine, &view), mounts: vec![] };
+            view.run = Some(Arc::new(Run::load(&directory).unwrap_or_else(unknown)));
         }
         return (view, Some(watch));
     }

@@ -313,6 +313,30 @@ pub enum NetworkMode {
     None,
     /// Another container's, by reference.
     Container(String),
+    /// A network that a user made, by the reference given.
+    Network(String),
+}
+
+/// A network that a container is on, and its wishes there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attachment {
+    /// The network's name, or the reference the user gave.
+    pub network: String,
+    /// Addresses asked for.
+    pub addresses: Vec<IpAddr>,
+    /// Further addresses, of no subnet.
+    pub link_local: Vec<IpAddr>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// Names for other containers: `container:alias`.
+    pub links: Vec<String>,
+    /// Hardware address asked for.
+    pub mac: Option<[u8; 6]>,
+    /// Options of the endpoint.
+    pub options: BTreeMap<String, String>,
+    /// The network with the highest one leads out.
+    pub gateway_priority: i64,
 }
 
 /// tcp, udp or sctp.
@@ -356,6 +380,12 @@ pub struct PortSpec {
 pub struct NetworkSpec {
     /// What kind of network.
     pub mode: NetworkMode,
+    /// The networks it is on, that of `mode` first; empty with `host`, `none` and another container's.
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
+    /// Containers of the default bridge that it knows by another name: `container:alias`.
+    #[serde(default)]
+    pub links: Vec<String>,
     /// Ports led into it.
     pub ports: Vec<PortSpec>,
     /// Every exposed port gets a port of the host.
@@ -370,6 +400,4 @@ pub struct NetworkSpec {
     pub dns_options: Vec<String>,
     /// Lines of /etc/hosts as `name:address`.
     pub extra_hosts: Vec<String>,
-    /// MAC address, six bytes.
-    pub mac: Option<[u8; 6]>,
 }

@@ -32,6 +32,12 @@ impl ImageRef {
         text.parse()
     }
 
+    /// True for a name that has neither tag nor digest; the port of a registry is no tag.
+    pub fn is_bare(text: &str) -> bool {
+        let last = text.rsplit('/').next().unwrap_or_default();
+        !text.contains('@') && !last.contains(':')
+    }
+
     /// The short text that Docker prints: without `docker.io/library/`, with the tag.
     pub fn familiar(&self) -> String {
         self.with_suffix(self.familiar_name())

@@ -1,10 +1,10 @@
 //! Images.
 
-use super::Call;
 use super::body::{self, BodyReader, BodyWriter, Response, Sender};
 use super::convert::image::{created, repo_digests, repo_tags, summary};
 use super::convert::{self, time};
 use super::error::{ApiError, Result};
+use super::{Call, registry};
 use http::StatusCode;
 use naru_api::filters::Filters;
 use naru_api::models;
@@ -190,13 +190,13 @@ pub async fn prune(call: &Call) -> Result<Response> {
 }
 
 /// One message of a progress stream, ended by CRLF.
-fn message(message: &models::ProgressMessage) -> bytes::Bytes {
+pub fn message(message: &models::ProgressMessage) -> bytes::Bytes {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.extend_from_slice(b"\r\n");
     line.into()
 }
 
-fn failure(text: String) -> bytes::Bytes {
+pub fn failure(text: String) -> bytes::Bytes {
     let detail = models::ErrorDetail { code: 0, message: text.clone() };
     message(&models::ProgressMessage { error_detail: Some(detail), error: text, ..models::ProgressMessage::default() })
 }
@@ -253,19 +253,15 @@ pub fn load(call: Call) -> Result<Response> {
     Ok(response)
 }
 
-/// `POST /images/create`: import from the body; pulling is not built.
+/// `POST /images/create`: a pull, or an import from the body.
 pub async fn create(call: Call) -> Result<Response> {
     let query = call.query.clone();
     let source = query.get("fromSrc").unwrap_or_default().to_owned();
     if source.is_empty() {
-        let name = query.get("fromImage").unwrap_or_default();
-        if name.is_empty() {
+        if query.get("fromImage").is_none_or(str::is_empty) {
             return Err(ApiError::invalid("neither fromImage nor fromSrc is given"));
         }
-        ImageRef::parse(name)?;
-        return Err(ApiError::unsupported(format!(
-            "pulling {name} from a registry is not built into this version; use `load` with an archive or `import` with a root file system"
-        )));
+        return registry::pull(call).await;
     }
     if source != "-" {
         return Err(ApiError::unsupported("importing from a URL is not built into this version; fetch it and import from standard input"));
@@ -299,7 +295,7 @@ fn import_options(query: &Query) -> Result<ImportOptions> {
 }
 
 /// `linux/amd64`, or the JSON form of newer clients.
-fn platform(text: &str) -> Result<naru_types::Platform> {
+pub fn platform(text: &str) -> Result<naru_types::Platform> {
     if !text.starts_with('{') {
         return Ok(text.parse()?);
     }

@@ -58,7 +58,7 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
         graph_driver: models::GraphDriver { data: None, name: app.engine.store().driver().name().to_owned() },
         mounts: mounts(app, view),
         config,
-        network_settings: networks::settings(view),
+        network_settings: networks::settings(app, view),
         ..models::ContainerInspect::default()
     }
 }

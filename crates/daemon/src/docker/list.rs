@@ -68,6 +68,8 @@ struct Selection {
     since: Option<Timestamp>,
     ancestors: Vec<naru_types::Digest>,
     exited: Vec<i32>,
+    /// What the filter says, and the network's name.
+    networks: Vec<(String, String)>,
 }
 
 impl Selection {
@@ -96,7 +98,12 @@ impl Selection {
                 return Err(ApiError::invalid(format!("invalid filter 'health={health}'")));
             }
         }
-        Ok(Selection { filters, before, since, ancestors, exited })
+        let known = app.engine.networks();
+        let networks = filters
+            .values("network")
+            .map(|wanted| (wanted.to_owned(), known.find(wanted).map_or_else(|_| wanted.to_owned(), |entry| entry.record.name.clone())))
+            .collect();
+        Ok(Selection { filters, before, since, ancestors, exited, networks })
     }
 
     fn wants_stopped(&self) -> bool {
@@ -123,7 +130,9 @@ impl Selection {
             && (!filters.contains("before") || self.before.is_some())
             && convert::labels_match(filters, &view.spec.labels)
             && any("volume", &|wanted| volume_matches(view, wanted))
-            && any("network", &|wanted| network_name(view) == wanted || networks::id_of(wanted) == networks::id_of(network_name(view)))
+            && any("network", &|wanted| {
+                self.networks.iter().any(|(key, name)| key == wanted && networks::names(view).contains(&name.as_str()))
+            })
             && any("publish", &|wanted| port(wanted, true))
             && any("expose", &|wanted| port(wanted, false))
             && any("is-task", &|wanted| !naru_api::query::boolean(wanted)))
@@ -164,15 +173,6 @@ fn port_matches(view: &View, wanted: &str, published: bool) -> bool {
     }
 }
 
-fn network_name(view: &View) -> &str {
-    match &view.spec.network.mode {
-        NetworkMode::Bridge => "bridge",
-        NetworkMode::Host => "host",
-        NetworkMode::None => "none",
-        NetworkMode::Container(_) => "",
-    }
-}
-
 /// Program and arguments as Docker joins them.
 fn command(view: &View) -> String {
     let quote = |arg: &String| if arg.contains(' ') || arg.is_empty() { format!("'{arg}'") } else { arg.clone() };
@@ -182,7 +182,7 @@ fn command(view: &View) -> String {
 /// A row of the list.
 pub fn summary(app: &App, view: &Arc<View>) -> models::ContainerSummary {
     let spec = &view.spec;
-    let settings = networks::settings(view);
+    let settings = networks::settings(app, view);
     models::ContainerSummary {
         id: view.id.to_string(),
         names: vec![format!("/{}", view.name)],
@@ -206,6 +206,7 @@ fn mode(mode: &NetworkMode) -> String {
         NetworkMode::Bridge => "bridge".into(),
         NetworkMode::Host => "host".into(),
         NetworkMode::None => "none".into(),
+        NetworkMode::Network(name) => name.clone(),
         NetworkMode::Container(reference) => format!("container:{reference}"),
     }
 }

@@ -16,6 +16,7 @@ mod inspect;
 mod list;
 mod logs;
 mod networks;
+mod registry;
 mod stats;
 mod system;
 mod volumes;
@@ -185,7 +186,7 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["info"] if get => system::info(&call).await?,
         ["events"] if get => events::events(&call)?,
         ["system", "df"] if get => system::disk_usage(&call).await?,
-        ["auth"] if post => return Err(ApiError::unsupported("logging in to registries is not built into this version")),
+        ["auth"] if post => registry::login(call).await?,
         ["commit"] if post => images::commit(call).await?,
 
         ["containers", "json"] if get => list::containers(&call).await?,
@@ -222,14 +223,12 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["images", "load"] if post => images::load(call)?,
         ["images", "get"] if get => images::save_many(&call).await?,
         ["images", "prune"] if post => images::prune(&call).await?,
-        ["images", "search"] if get => return Err(ApiError::unsupported("searching registries is not built into this version")),
+        ["images", "search"] if get => registry::search(&call).await?,
         ["images", name @ .., "json"] if get && !name.is_empty() => images::inspect(&call, &name.join("/")).await?,
         ["images", name @ .., "history"] if get && !name.is_empty() => images::history(&call, &name.join("/")).await?,
         ["images", name @ .., "get"] if get && !name.is_empty() => images::save(&call, &name.join("/")).await?,
         ["images", name @ .., "tag"] if post && !name.is_empty() => images::tag(&call, &name.join("/")).await?,
-        ["images", name @ .., "push"] if post && !name.is_empty() => {
-            return Err(ApiError::unsupported(format!("pushing {} is not built into this version; use save and load", name.join("/"))));
-        }
+        ["images", name @ .., "push"] if post && !name.is_empty() => registry::push(&call, &name.join("/")).await?,
         ["images", name @ ..] if delete && !name.is_empty() => images::remove(&call, &name.join("/")).await?,
 
         ["volumes"] if get => volumes::list(&call)?,
@@ -239,19 +238,14 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["volumes", name] if delete => volumes::remove(&call, name).await?,
 
         ["networks"] | ["networks", ""] if get => networks::list(&call)?,
-        // There are no networks of users, so that none is unused; likewise there is no build cache.
-        ["networks", "prune"] if post => body::ok(&naru_api::models::NetworksPruneReport::default()),
+        // There is no build cache yet.
         ["build", "prune"] if post => body::ok(&naru_api::models::BuildPruneReport::default()),
-        ["networks", "create"] if post => {
-            return Err(ApiError::unsupported(
-                "user-defined networks are not built into this version; bridge, host, none and container:NAME are",
-            ));
-        }
-        ["networks", _, "connect" | "disconnect"] if post => {
-            return Err(ApiError::unsupported("connecting containers to further networks is not built into this version"));
-        }
+        ["networks", "create"] if post => networks::create(call).await?,
+        ["networks", "prune"] if post => networks::prune(&call).await?,
+        ["networks", id, "connect"] if post => networks::connect(call, id).await?,
+        ["networks", id, "disconnect"] if post => networks::disconnect(call, id).await?,
         ["networks", id] if get => networks::inspect(&call, id)?,
-        ["networks", id] if delete => networks::remove(&call, id)?,
+        ["networks", id] if delete => networks::remove(&call, id).await?,
 
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => {
             return Err(ApiError::new(
@@ -265,7 +259,7 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
             call.app.engine.find(id)?;
             return Err(ApiError::unsupported("attaching by WebSocket is not built into this version; use POST /containers/{id}/attach"));
         }
-        ["distribution", ..] if get => return Err(ApiError::unsupported("asking registries about images is not built into this version")),
+        ["distribution", name @ .., "json"] if get && !name.is_empty() => registry::distribution(&call, &name.join("/")).await?,
         ["volumes", _] if put => return Err(ApiError::unsupported("cluster volumes are not built into this version")),
         ["containers", _, "checkpoints", ..] => return Err(ApiError::unsupported("checkpoints are not built into this version")),
         ["build", ..] | ["session"] | ["grpc"] if post => {

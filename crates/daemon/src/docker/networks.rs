@@ -2,78 +2,139 @@
 
 use super::Call;
 use super::body::{self, Response};
-use super::convert::time;
+use super::convert::{self, time};
 use super::error::{ApiError, Result};
 use crate::App;
+use http::StatusCode;
 use naru_api::filters::Filters;
 use naru_api::models;
-use naru_engine::EngineError;
 use naru_engine::container::View;
-use naru_engine::network::Endpoint;
-use naru_engine::spec::NetworkMode;
+use naru_engine::events::ObjectKind;
+use naru_engine::network::endpoint::Address;
+use naru_engine::network::{Endpoint, Entry, Network, NetworkRequest, Place, SubnetRequest, predefined_id};
+use naru_engine::spec::{Attachment, NetworkMode};
+use naru_net::IpNet;
 use naru_types::Digest;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-/// The predefined networks: name and driver.
-const PREDEFINED: [(&str, &str); 3] = [("bridge", "bridge"), ("host", "host"), ("none", "null")];
-
-/// A predefined network's id: the same on every host and start.
-pub fn id_of(name: &str) -> String {
-    if name.len() == 64 { name.to_owned() } else { Digest::of(format!("naru network {name}").as_bytes()).hex() }
+fn place(view: &View) -> Option<&Place> {
+    view.run.as_ref().map(|run| &run.place)
 }
 
-fn endpoint_of(view: &View) -> Option<&Endpoint> {
-    view.run.as_ref().and_then(|run| run.endpoint.as_ref())
+/// Names of the networks a container is on.
+pub fn names(view: &View) -> Vec<&str> {
+    match view.spec.network.mode {
+        NetworkMode::Host => vec!["host"],
+        NetworkMode::None => vec!["none"],
+        NetworkMode::Container(_) => vec![],
+        NetworkMode::Bridge | NetworkMode::Network(_) => {
+            view.spec.network.attachments.iter().map(|attachment| attachment.network.as_str()).collect()
+        }
+    }
 }
 
-fn settings_of(network: &str, endpoint: Option<&Endpoint>) -> models::EndpointSettings {
-    let mut settings = models::EndpointSettings { network_id: id_of(network), ..models::EndpointSettings::default() };
-    if let Some(endpoint) = endpoint {
-        settings.endpoint_id.clone_from(&endpoint.id);
-        settings.gateway = endpoint.gateway.to_string();
-        settings.ip_address = endpoint.address.to_string();
-        settings.ip_prefix_len = i64::from(endpoint.prefix);
-        settings.mac_address = endpoint.mac_text();
+fn mac_text(mac: &[u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The wishes of an attachment, and what came of them while the container runs.
+fn endpoint_settings(attachment: &Attachment, id: String, endpoint: Option<&Endpoint>) -> models::EndpointSettings {
+    let list = |items: &[String]| (!items.is_empty()).then(|| items.to_vec());
+    let wished =
+        |ipv4: bool| attachment.addresses.iter().find(|address| address.is_ipv4() == ipv4).map(ToString::to_string).unwrap_or_default();
+    let mut settings = models::EndpointSettings {
+        ipam_config: (!attachment.addresses.is_empty() || !attachment.link_local.is_empty()).then(|| models::EndpointIpamConfig {
+            ipv4_address: wished(true),
+            ipv6_address: wished(false),
+            link_local_ips: Some(attachment.link_local.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|list| !list.is_empty()),
+        }),
+        links: list(&attachment.links),
+        aliases: list(&attachment.aliases),
+        mac_address: attachment.mac.as_ref().map(mac_text).unwrap_or_default(),
+        driver_opts: (!attachment.options.is_empty()).then(|| attachment.options.clone()),
+        gw_priority: attachment.gateway_priority,
+        network_id: id,
+        ..models::EndpointSettings::default()
+    };
+    let Some(endpoint) = endpoint else { return settings };
+    let text = |address: Option<IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+    settings.endpoint_id.clone_from(&endpoint.id);
+    settings.mac_address = endpoint.mac_text();
+    if let Some(Address { address, prefix, gateway }) = endpoint.address(true) {
+        settings.ip_address = address.to_string();
+        settings.ip_prefix_len = i64::from(*prefix);
+        settings.gateway = text(*gateway);
+    }
+    if let Some(Address { address, prefix, gateway }) = endpoint.address(false) {
+        settings.global_ipv6_address = address.to_string();
+        settings.global_ipv6_prefix_len = i64::from(*prefix);
+        settings.ipv6_gateway = text(*gateway);
+    }
+    if endpoint.network != predefined_id("bridge") {
+        settings.dns_names = list(&endpoint.names);
     }
     settings
 }
 
 /// The network part of `inspect`.
-pub fn settings(view: &View) -> models::NetworkSettings {
-    let name = match view.spec.network.mode {
-        NetworkMode::Bridge => "bridge",
-        NetworkMode::Host => "host",
-        NetworkMode::None => "none",
-        NetworkMode::Container(_) => return models::NetworkSettings::default(),
-    };
-    let endpoint = endpoint_of(view);
-    let mut ports: models::PortMap = BTreeMap::new();
-    if view.state.is_running() {
-        for (port, protocol) in &view.spec.network.exposed {
-            ports.insert(format!("{port}/{}", protocol.as_str()), None);
+pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
+    let networks = app.engine.networks();
+    let place = place(view);
+    let mut list = BTreeMap::new();
+    match view.spec.network.mode {
+        NetworkMode::Host | NetworkMode::None => {
+            let name = if view.spec.network.mode == NetworkMode::Host { "host" } else { "none" };
+            list.insert(name.to_owned(), endpoint_settings(&Attachment::default(), predefined_id(name), None));
         }
-        for port in endpoint.iter().flat_map(|endpoint| &endpoint.ports) {
-            let binding = models::PortBinding { host_ip: port.host_ip.to_string(), host_port: port.host_port.to_string() };
-            ports.entry(format!("{}/{}", port.container_port, port.protocol.as_str())).or_default().get_or_insert_default().push(binding);
+        NetworkMode::Container(_) => return models::NetworkSettings::default(),
+        NetworkMode::Bridge | NetworkMode::Network(_) => {
+            for attachment in &view.spec.network.attachments {
+                let entry = networks.find(&attachment.network).ok();
+                let id = entry.as_ref().map(|entry| entry.record.id.clone()).unwrap_or_default();
+                let endpoint = place.and_then(|place| place.endpoints.iter().find(|endpoint| endpoint.network == id));
+                let name = entry.map_or_else(|| attachment.network.clone(), |entry| entry.record.name.clone());
+                list.insert(name, endpoint_settings(attachment, id, endpoint));
+            }
         }
     }
     let sandbox = Digest::of(view.id.as_str().as_bytes()).hex();
     let mut settings = models::NetworkSettings {
         sandbox_key: view.state.pid().map_or_else(String::new, |pid| format!("/proc/{pid}/ns/net")),
         sandbox_id: if view.state.is_running() { sandbox } else { String::new() },
-        ports,
-        networks: BTreeMap::from([(name.to_owned(), settings_of(name, endpoint))]),
+        ports: port_map(view, place),
         ..models::NetworkSettings::default()
     };
-    if let Some(endpoint) = endpoint {
-        settings.endpoint_id.clone_from(&endpoint.id);
-        settings.gateway = endpoint.gateway.to_string();
-        settings.ip_address = endpoint.address.to_string();
-        settings.ip_prefix_len = i64::from(endpoint.prefix);
-        settings.mac_address = endpoint.mac_text();
-        settings.bridge = String::new();
+    // The fields of old repeat the default bridge's.
+    if let Some(bridge) = list.get("bridge").filter(|bridge| !bridge.endpoint_id.is_empty()) {
+        settings.endpoint_id.clone_from(&bridge.endpoint_id);
+        settings.gateway.clone_from(&bridge.gateway);
+        settings.ip_address.clone_from(&bridge.ip_address);
+        settings.ip_prefix_len = bridge.ip_prefix_len;
+        settings.ipv6_gateway.clone_from(&bridge.ipv6_gateway);
+        settings.global_ipv6_address.clone_from(&bridge.global_ipv6_address);
+        settings.global_ipv6_prefix_len = bridge.global_ipv6_prefix_len;
+        settings.mac_address.clone_from(&bridge.mac_address);
     }
+    settings.networks = list;
     settings
+}
+
+fn port_map(view: &View, place: Option<&Place>) -> models::PortMap {
+    let mut ports = BTreeMap::new();
+    if !view.state.is_running() {
+        return ports;
+    }
+    for (port, protocol) in &view.spec.network.exposed {
+        ports.insert(format!("{port}/{}", protocol.as_str()), None);
+    }
+    for port in place.iter().flat_map(|place| &place.ports) {
+        let binding = models::PortBinding { host_ip: port.host_ip.to_string(), host_port: port.host_port.to_string() };
+        let bindings: &mut Option<Vec<_>> = ports.entry(format!("{}/{}", port.container_port, port.protocol.as_str())).or_default();
+        bindings.get_or_insert_default().push(binding);
+    }
+    ports
 }
 
 /// The ports column of `ps`.
@@ -81,7 +142,7 @@ pub fn ports(view: &View) -> Vec<models::Port> {
     if !view.state.is_running() {
         return vec![];
     }
-    let published: Vec<_> = endpoint_of(view).into_iter().flat_map(|endpoint| &endpoint.ports).collect();
+    let published: Vec<_> = place(view).into_iter().flat_map(|place| &place.ports).collect();
     let mut list: Vec<models::Port> = published
         .iter()
         .map(|port| models::Port {
@@ -105,96 +166,217 @@ pub fn ports(view: &View) -> Vec<models::Port> {
     list
 }
 
-fn wire(app: &App, name: &str, driver: &str, detail: bool) -> models::Network {
+fn wire(call: &Call, entry: &Entry, detail: bool) -> models::Network {
+    let Network { id, name, driver, .. } = &entry.record;
+    let record = &entry.record;
     let mut network = models::Network {
-        name: name.into(),
-        id: id_of(name),
-        created: time::rfc3339(app.started),
+        name: name.clone(),
+        id: id.clone(),
+        created: time::rfc3339(record.created),
         scope: "local".into(),
-        driver: driver.into(),
-        enable_ipv4: true,
-        ipam: models::Ipam { driver: "default".into(), options: None, config: Some(vec![]) },
-        options: Some(BTreeMap::new()),
-        labels: Some(BTreeMap::new()),
+        driver: driver.as_str().into(),
+        enable_ipv4: record.ipv4,
+        enable_ipv6: record.ipv6,
+        ipam: models::Ipam {
+            driver: "default".into(),
+            options: if record.is_predefined() { None } else { Some(record.ipam_options.clone()) },
+            config: Some(record.subnets.iter().map(ipam_config).collect()),
+        },
+        internal: record.internal,
+        attachable: record.attachable,
+        config_only: record.config_only,
+        config_from: models::ConfigReference { network: record.config_from.clone() },
+        options: Some(record.options.clone()),
+        labels: Some(record.labels.clone()),
         ..models::Network::default()
     };
-    let config = &app.engine.config().network;
-    if name == "bridge" {
-        network.ipam.config = Some(vec![models::IpamConfig {
-            subnet: config.subnet(),
-            gateway: config.gateway.to_string(),
-            ..models::IpamConfig::default()
-        }]);
-        network.options = Some(BTreeMap::from([
-            ("com.docker.network.bridge.default_bridge".to_owned(), "true".to_owned()),
-            ("com.docker.network.bridge.enable_icc".to_owned(), config.icc.to_string()),
-            ("com.docker.network.bridge.enable_ip_masquerade".to_owned(), config.masquerade.to_string()),
-            ("com.docker.network.bridge.host_binding_ipv4".to_owned(), config.default_host_ip.to_string()),
-            ("com.docker.network.bridge.name".to_owned(), config.bridge.clone()),
-            ("com.docker.network.driver.mtu".to_owned(), config.mtu.to_string()),
-        ]));
-    }
     if detail {
-        for view in app.engine.containers() {
-            let on = match view.spec.network.mode {
-                NetworkMode::Bridge => "bridge",
-                NetworkMode::Host => "host",
-                NetworkMode::None => "none",
-                NetworkMode::Container(_) => continue,
-            };
-            if on != name || !view.state.is_running() {
-                continue;
-            }
-            let endpoint = endpoint_of(&view);
-            network.containers.insert(
-                view.id.to_string(),
-                models::NetworkContainer {
-                    name: view.name.clone(),
-                    endpoint_id: endpoint.map(|endpoint| endpoint.id.clone()).unwrap_or_default(),
-                    mac_address: endpoint.map(Endpoint::mac_text).unwrap_or_default(),
-                    ipv4_address: endpoint.map(|endpoint| format!("{}/{}", endpoint.address, endpoint.prefix)).unwrap_or_default(),
-                    ipv6_address: String::new(),
-                },
-            );
-        }
+        network.containers = containers(call, entry);
     }
     network
+}
+
+fn ipam_config(subnet: &naru_engine::network::record::Subnet) -> models::IpamConfig {
+    models::IpamConfig {
+        subnet: subnet.subnet.to_string(),
+        ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: subnet.gateway.to_string(),
+        auxiliary_addresses: Some(subnet.reserved.iter().map(|(name, address)| (name.clone(), address.to_string())).collect())
+            .filter(|map: &BTreeMap<_, _>| !map.is_empty()),
+    }
+}
+
+/// Who is on a network; on `host` and `none` those that run with that mode.
+fn containers(call: &Call, entry: &Entry) -> BTreeMap<String, models::NetworkContainer> {
+    let mode = match entry.record.driver {
+        naru_engine::network::Driver::Host => NetworkMode::Host,
+        naru_engine::network::Driver::Null => NetworkMode::None,
+        _ => {
+            let text = |address: Option<&Address>| address.map(|own| format!("{}/{}", own.address, own.prefix)).unwrap_or_default();
+            let one = |member: naru_engine::network::Member| {
+                let container = models::NetworkContainer {
+                    name: member.container_name,
+                    endpoint_id: member.endpoint.id.clone(),
+                    mac_address: member.endpoint.mac_text(),
+                    ipv4_address: text(member.endpoint.address(true)),
+                    ipv6_address: text(member.endpoint.address(false)),
+                };
+                (member.container.to_string(), container)
+            };
+            return entry.members().into_iter().map(one).collect();
+        }
+    };
+    let views = call.app.engine.containers();
+    let on = views.iter().filter(|view| view.spec.network.mode == mode && view.state.is_running());
+    on.map(|view| (view.id.to_string(), models::NetworkContainer { name: view.name.clone(), ..models::NetworkContainer::default() }))
+        .collect()
 }
 
 /// `GET /networks`.
 pub fn list(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
-    let any = |key: &str, holds: &dyn Fn(&str) -> bool| !filters.contains(key) || filters.values(key).any(holds);
-    let networks: Vec<models::Network> = PREDEFINED
-        .iter()
-        .filter(|(name, driver)| {
-            any("name", &|wanted| name.contains(wanted))
-                && any("driver", &|wanted| wanted == *driver)
-                && any("id", &|wanted| id_of(name).starts_with(wanted))
-                && any("scope", &|wanted| wanted == "local")
-                && any("type", &|wanted| wanted == "builtin")
-                && any("dangling", &|wanted| !naru_api::query::boolean(wanted))
-                && !filters.contains("label")
-        })
-        .map(|(name, driver)| wire(&call.app, name, driver, false))
-        .collect();
+    let dangling = if filters.contains("dangling") { Some(filters.boolean("dangling", false)?) } else { None };
+    for kind in filters.values("type") {
+        if !matches!(kind, "custom" | "builtin") {
+            return Err(ApiError::invalid(format!("invalid filter: 'type'='{kind}'")));
+        }
+    }
+    let takes = |entry: &Entry| {
+        let record = &entry.record;
+        let any = |key: &str, holds: &dyn Fn(&str) -> bool| !filters.contains(key) || filters.values(key).any(holds);
+        any("name", &|wanted| record.name.contains(wanted))
+            && any("driver", &|wanted| wanted == record.driver.as_str())
+            && any("id", &|wanted| record.id.starts_with(wanted))
+            && any("scope", &|wanted| wanted == "local")
+            && any("type", &|wanted| (wanted == "builtin") == record.is_predefined())
+            && filters.matches_labels("label", &record.labels)
+            && dangling.is_none_or(|dangling| dangling == is_dangling(entry))
+    };
+    let networks: Vec<models::Network> =
+        call.app.engine.networks().list().iter().filter(|entry| takes(entry)).map(|entry| wire(call, entry, false)).collect();
     Ok(body::ok(&networks))
 }
 
-fn find(id: &str) -> Result<(&'static str, &'static str)> {
-    let found = PREDEFINED.iter().find(|(name, _)| *name == id || (!id.is_empty() && id_of(name).starts_with(id)));
-    found.copied().ok_or_else(|| ApiError::from(EngineError::NoSuchNetwork(id.to_owned())))
+/// A network of the user's that no container is on.
+fn is_dangling(entry: &Entry) -> bool {
+    !entry.record.is_predefined() && entry.is_unused()
 }
 
 /// `GET /networks/{id}`.
 pub fn inspect(call: &Call, id: &str) -> Result<Response> {
-    let (name, driver) = find(id)?;
-    Ok(body::ok(&wire(&call.app, name, driver, true)))
+    if call.query.get("scope").is_some_and(|scope| !matches!(scope, "" | "local")) {
+        return Err(naru_engine::EngineError::NoSuchNetwork(id.to_owned()).into());
+    }
+    let entry = call.app.engine.networks().find(id)?;
+    Ok(body::ok(&wire(call, &entry, true)))
 }
 
-/// `DELETE /networks/{id}`: the predefined ones stay.
-pub fn remove(_call: &Call, id: &str) -> Result<Response> {
-    let (name, _) = find(id)?;
-    Err(ApiError::new(naru_types::ErrorKind::Forbidden, format!("{name} is a pre-defined network and cannot be removed")))
+/// `POST /networks/create`.
+pub async fn create(call: Call) -> Result<Response> {
+    let app = Arc::clone(&call.app);
+    let (headers, body) = call.into_body();
+    let request: models::NetworkCreateRequest = body::read_json(&headers, body).await?;
+    if request.ingress {
+        return Err(ApiError::invalid("an ingress network belongs to a swarm, and this node is in none"));
+    }
+    if !matches!(request.scope.as_str(), "" | "local") {
+        return Err(ApiError::invalid(format!("network scope {:?} is not built in: this node is in no swarm", request.scope)));
+    }
+    let ipam = request.ipam.unwrap_or_default();
+    let driver_options = app.engine.networks().config().default_options.clone();
+    let mut options = driver_options.get(if request.driver.is_empty() { "bridge" } else { &request.driver }).cloned().unwrap_or_default();
+    options.extend(request.options.unwrap_or_default());
+    let entry = app
+        .engine
+        .create_network(NetworkRequest {
+            name: request.name,
+            driver: request.driver,
+            ipv4: request.enable_ipv4,
+            ipv6: request.enable_ipv6,
+            subnets: ipam.config.unwrap_or_default().iter().map(subnet_request).collect::<Result<_>>()?,
+            ipam_driver: ipam.driver,
+            ipam_options: ipam.options.unwrap_or_default(),
+            internal: request.internal,
+            attachable: request.attachable,
+            config_only: request.config_only,
+            config_from: request.config_from.unwrap_or_default().network,
+            options,
+            labels: request.labels.unwrap_or_default(),
+        })
+        .await?;
+    Ok(body::json(StatusCode::CREATED, &models::NetworkCreateResponse { id: entry.record.id.clone(), warning: String::new() }))
+}
+
+fn subnet_request(config: &models::IpamConfig) -> Result<SubnetRequest> {
+    let net = |what: &str, text: &str| -> Result<Option<IpNet>> {
+        let wrong = |_| ApiError::invalid(format!("invalid network config:\ninvalid {what} {text}: invalid CIDR block notation"));
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
+    };
+    let address = |what: &str, text: &str| -> Result<IpAddr> {
+        text.parse().map_err(|_| ApiError::invalid(format!("invalid network config:\ninvalid {what} {text}: invalid address")))
+    };
+    Ok(SubnetRequest {
+        subnet: net("subnet", &config.subnet)?,
+        range: net("ip-range", &config.ip_range)?,
+        gateway: if config.gateway.is_empty() {
+            None
+        } else {
+            Some(address("gateway", config.gateway.split('/').next().unwrap_or_default())?)
+        },
+        reserved: config
+            .auxiliary_addresses
+            .iter()
+            .flatten()
+            .map(|(name, text)| Ok((name.clone(), address("auxiliary address", text)?)))
+            .collect::<Result<_>>()?,
+    })
+}
+
+/// `DELETE /networks/{id}`.
+pub async fn remove(call: &Call, id: &str) -> Result<Response> {
+    call.app.engine.remove_network(id).await?;
+    Ok(body::empty(StatusCode::NO_CONTENT))
+}
+
+/// `POST /networks/{id}/connect`.
+pub async fn connect(call: Call, id: &str) -> Result<Response> {
+    let app = Arc::clone(&call.app);
+    let (headers, body) = call.into_body();
+    let request: models::NetworkConnectRequest = body::read_json(&headers, body).await?;
+    let entry = app.engine.networks().find(id)?;
+    let attachment = convert::network::attachment(&entry.record.name, &request.endpoint_config.unwrap_or_default())?;
+    app.engine.connect(&entry.record.id, &request.container, attachment).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+/// `POST /networks/{id}/disconnect`.
+pub async fn disconnect(call: Call, id: &str) -> Result<Response> {
+    let app = Arc::clone(&call.app);
+    let (headers, body) = call.into_body();
+    let request: models::NetworkDisconnectRequest = body::read_json(&headers, body).await?;
+    app.engine.disconnect(id, &request.container, request.force).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+/// `POST /networks/prune`: those of the user's that no running container is on.
+pub async fn prune(call: &Call) -> Result<Response> {
+    let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
+    filters.validate(&["label", "label!", "until"])?;
+    let until = time::until_filter(&filters)?;
+    let Ok(_guard) = call.app.pruning.try_lock() else {
+        return Err(ApiError::new(naru_types::ErrorKind::Conflict, "a prune operation is already running"));
+    };
+    let mut deleted = Vec::new();
+    for entry in call.app.engine.networks().list() {
+        let record = &entry.record;
+        let takes =
+            is_dangling(&entry) && convert::labels_match(&filters, &record.labels) && until.is_none_or(|until| record.created < until);
+        // Somebody may have come to it meanwhile: then it stays.
+        if takes && call.app.engine.remove_network(&record.id).await.is_ok() {
+            deleted.push(record.name.clone());
+        }
+    }
+    call.app.engine.emit_prune(ObjectKind::Network, 0);
+    Ok(body::ok(&models::NetworksPruneReport { networks_deleted: Some(deleted).filter(|list| !list.is_empty()) }))
 }

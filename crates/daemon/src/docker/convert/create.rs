@@ -3,14 +3,13 @@
 //! The merged wire request is kept in the specification for `inspect`, with the defaults that Docker fills in.
 
 use super::super::error::{ApiError, Result};
-use super::{host, mounts, resources};
+use super::{host, mounts, network, resources};
 use crate::App;
-use naru_api::models::{ContainerConfig, ContainerCreateRequest, HostConfig, NetworkingConfig};
+use naru_api::models::{ContainerConfig, ContainerCreateRequest, HostConfig};
 use naru_engine::spec::{ContainerSpec, DeviceSpec, NamespaceMode, NamespaceSpec, NetworkMode, NetworkSpec, ProcessSpec};
 use naru_store::Image;
 use naru_types::{Name, Signal};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What is kept of the request for `inspect`.
@@ -41,7 +40,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     refuse_unbuilt(&host)?;
     merge_image(&mut config, &image);
     fill_defaults(app, &mut host);
-    let network = network(&config, &host, &networking)?;
+    let network = network::spec(app.engine.networks(), &config, &host, &networking)?;
     let process = process(&config, &host)?;
     let ipc = host::ipc(&host.ipc_mode)?;
     let uts = host::namespace(&host.uts_mode, "UTS", false)?;
@@ -103,9 +102,6 @@ fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
     }
     if host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()) {
         return Err(bad("--storage-opt is not built into this version: the layers of a container share the data root's file system"));
-    }
-    if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(bad("--link is not built into this version; containers on the default bridge reach each other by address"));
     }
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return Err(bad(format!(
@@ -262,81 +258,6 @@ fn process(config: &ContainerConfig, host: &HostConfig) -> Result<ProcessSpec> {
     })
 }
 
-fn addresses(list: Option<&Vec<String>>) -> Result<Vec<IpAddr>> {
-    list.into_iter().flatten().map(|text| text.parse().map_err(|_| bad(format!("bad format for dns: {text:?} is no IP address")))).collect()
-}
-
-fn network(config: &ContainerConfig, host: &HostConfig, networking: &NetworkingConfig) -> Result<NetworkSpec> {
-    let mode = host::network_mode(&host.network_mode)?;
-    let mode = if config.network_disabled { NetworkMode::None } else { mode };
-    let mut mac = config.mac_address.clone();
-    for (name, endpoint) in networking.endpoints_config.iter().flatten() {
-        let name = if name == "default" { "bridge" } else { name.as_str() };
-        if name != host.network_mode {
-            return Err(bad(format!("connecting to the further network {name:?} is not built into this version")));
-        }
-        let Some(endpoint) = endpoint else { continue };
-        let given = |text: &str, what: &str| {
-            if text.is_empty() {
-                Ok(())
-            } else {
-                Err(bad(format!("invalid config for network {name}: invalid endpoint settings:\n{what}")))
-            }
-        };
-        let ipam = endpoint.ipam_config.clone().unwrap_or_default();
-        given(&ipam.ipv4_address, "user specified IP address is supported on user defined networks only")?;
-        given(&ipam.ipv6_address, "user specified IP address is supported on user defined networks only")?;
-        if ipam.link_local_ips.is_some_and(|ips| !ips.is_empty()) {
-            return Err(bad("--link-local-ip is not built into this version"));
-        }
-        if endpoint.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) && mode != NetworkMode::Bridge
-            || endpoint.aliases.as_ref().is_some_and(|aliases| aliases.iter().any(|alias| !config.hostname.eq(alias)))
-        {
-            return Err(bad("network-scoped aliases are only supported for user-defined networks"));
-        }
-        if endpoint.links.as_ref().is_some_and(|links| !links.is_empty()) {
-            return Err(bad("--link is not built into this version"));
-        }
-        if endpoint.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) || endpoint.gw_priority != 0 {
-            return Err(bad("driver options and gateway priority of an endpoint are not built into this version"));
-        }
-        if !endpoint.mac_address.is_empty() {
-            mac.clone_from(&endpoint.mac_address);
-        }
-    }
-    for line in host.extra_hosts.iter().flatten() {
-        let valid = line.split_once(':').is_some_and(|(name, address)| {
-            !name.is_empty()
-                && !name.contains(char::is_whitespace)
-                && (address == "host-gateway" || address.trim_matches(['[', ']']).parse::<IpAddr>().is_ok())
-        });
-        if !valid {
-            return Err(bad(format!("bad format for add-host: {line:?}")));
-        }
-    }
-    Ok(NetworkSpec {
-        mode,
-        ports: host::ports(host)?,
-        publish_all: host.publish_all_ports,
-        exposed: host::exposed(config)?,
-        dns: addresses(host.dns.as_ref())?,
-        dns_search: host.dns_search.clone().unwrap_or_default(),
-        dns_options: host.dns_options.clone().unwrap_or_default(),
-        extra_hosts: host.extra_hosts.clone().unwrap_or_default(),
-        mac: parse_mac(&mac)?,
-    })
-}
-
-fn parse_mac(text: &str) -> Result<Option<[u8; 6]>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let wrong = || bad(format!("invalid mac address: {text:?}"));
-    let parts: Vec<u8> = text.split([':', '-']).map(|part| u8::from_str_radix(part, 16).map_err(|_| wrong())).collect::<Result<_>>()?;
-    let mac: [u8; 6] = parts.try_into().map_err(|_| wrong())?;
-    if mac[0] & 1 != 0 { Err(bad(format!("invalid mac address: {text:?} is a multicast address"))) } else { Ok(Some(mac)) }
-}
-
 /// Options that contradict each other (docker/cli and moby `runconfig`).
 fn check_conflicts(config: &ContainerConfig, network: &NetworkSpec, uts: &NamespaceMode) -> Result<()> {
     let container = matches!(network.mode, NetworkMode::Container(_));
@@ -350,14 +271,14 @@ fn check_conflicts(config: &ContainerConfig, network: &NetworkSpec, uts: &Namesp
             (!network.ports.is_empty() || network.publish_all, "conflicting options: port publishing and the container type network mode"),
             (!network.dns.is_empty(), "conflicting options: dns and the network mode"),
             (!network.extra_hosts.is_empty(), "conflicting options: custom host-to-IP mapping and the network mode"),
-            (network.mac.is_some(), "conflicting options: mac-address and the network mode"),
+            (!config.mac_address.is_empty(), "conflicting options: mac-address and the network mode"),
         ] {
             if set {
                 return Err(bad(text));
             }
         }
     }
-    if host && network.mac.is_some() {
+    if host && !config.mac_address.is_empty() {
         return Err(bad("conflicting options: mac-address and the network mode"));
     }
     let labels_ok = config.hostname.len() <= 253 && !config.hostname.contains(|c: char| c.is_control() || c.is_whitespace() || c == '/');

@@ -158,7 +158,8 @@ pub fn network_mode(mode: &str) -> Result<NetworkMode> {
         "none" => Ok(NetworkMode::None),
         mode => match container_reference(mode) {
             Some(reference) => reference.map(NetworkMode::Container),
-            None => Err(ApiError::new(naru_types::ErrorKind::NotFound, format!("network {mode} not found"))),
+            // It has to exist when the container starts, not before (as in Docker).
+            None => Ok(NetworkMode::Network(mode.to_owned())),
         },
     }
 }

@@ -5,6 +5,7 @@ pub mod create;
 pub mod host;
 pub mod image;
 pub mod mounts;
+pub mod network;
 pub mod resources;
 pub mod time;
 pub mod update;

@@ -1,114 +1,25 @@
 //! dockerd's flags and `daemon.json`, as far as they are built; what is not built is refused, never ignored.
 
+mod file;
+mod flags;
+mod network;
+mod registry;
+
 use clap::Parser;
+use flags::Flags;
 use naru_api::models::LogConfig;
 use naru_engine::network::NetworkConfig;
 use naru_engine::{EngineConfig, RuntimeConfig};
+use naru_registry::RegistryConfig;
 use naru_store::Driver;
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const DEFAULT_CONFIG: &str = "/etc/naru/daemon.json";
-
-/// Naru's engine: the Docker API on a socket. Containers live on when it ends.
-#[derive(Debug, Parser)]
-#[command(
-    name = "naru daemon",
-    version,
-    disable_help_subcommand = true,
-    after_help = "Examples:\n  naru daemon\n  naru daemon -H unix:///run/a.sock --data-root /srv/a --exec-root /run/a --pidfile /run/a.pid --bridge naru-a --bip 10.9.0.1/24"
-)]
-struct Flags {
-    /// Socket to listen on (unix://PATH, tcp://ADDRESS:PORT without TLS, fd:// from a service manager); repeatable
-    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
-    hosts: Vec<String>,
-    /// Directory of images, volumes, logs and the database
-    #[arg(long, value_name = "DIR")]
-    data_root: Option<PathBuf>,
-    /// Directory of what lives until the host's next boot
-    #[arg(long, value_name = "DIR")]
-    exec_root: Option<PathBuf>,
-    /// File that holds the daemon's pid and its lock
-    #[arg(short = 'p', long, value_name = "FILE")]
-    pidfile: Option<PathBuf>,
-    /// Address of the default bridge, e.g. 172.17.0.1/16
-    #[arg(long, value_name = "CIDR")]
-    bip: Option<String>,
-    /// Name of the default bridge, made if missing; "none" for no bridge
-    #[arg(short = 'b', long, value_name = "NAME")]
-    bridge: Option<String>,
-    /// Group that may use the unix socket
-    #[arg(short = 'G', long, value_name = "GROUP")]
-    group: Option<String>,
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config_file: Option<PathBuf>,
-    /// Runtime of containers that ask for none
-    #[arg(long, value_name = "NAME")]
-    default_runtime: Option<String>,
-    /// Register an OCI runtime: name=path
-    #[arg(long, value_name = "NAME=PATH")]
-    add_runtime: Vec<String>,
-    /// debug, info, warn, error or fatal
-    #[arg(short = 'l', long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// Log driver of containers that ask for none: json-file or none
-    #[arg(long, value_name = "DRIVER")]
-    log_driver: Option<String>,
-    /// Option of that driver: key=value
-    #[arg(long, value_name = "KEY=VALUE")]
-    log_opt: Vec<String>,
-    /// rlimit of all containers: name=soft[:hard]
-    #[arg(long, value_name = "LIMIT")]
-    default_ulimit: Vec<String>,
-    /// Seconds that running requests may take when the daemon leaves
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
-    shutdown_timeout: Option<i64>,
-    /// Log more
-    #[arg(short = 'D', long)]
-    debug: bool,
-    /// Where containers' cgroups are made
-    #[arg(long, value_name = "PATH")]
-    cgroup_parent: Option<String>,
-    /// overlay2 or vfs
-    #[arg(short = 's', long, value_name = "DRIVER")]
-    storage_driver: Option<String>,
-    /// A reaper as first process of every container
-    #[arg(long)]
-    init: bool,
-    /// MTU of the default bridge
-    #[arg(long)]
-    mtu: Option<u32>,
-    /// Whether containers on the default bridge reach each other
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    icc: Option<bool>,
-    /// Whether containers reach other hosts under the host's address
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    ip_masq: Option<bool>,
-    /// Address that published ports bind to by default
-    #[arg(long, value_name = "IP")]
-    ip: Option<IpAddr>,
-    /// Name server of containers
-    #[arg(long, value_name = "IP")]
-    dns: Vec<IpAddr>,
-    /// resolv.conf option of containers
-    #[arg(long, value_name = "OPTION")]
-    dns_opt: Vec<String>,
-    /// Search domain of containers
-    #[arg(long, value_name = "DOMAIN")]
-    dns_search: Vec<String>,
-    /// Always on: containers never depend on the daemon
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    live_restore: Option<bool>,
-    /// Check the configuration and leave
-    #[arg(long)]
-    validate: bool,
-}
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,8 +65,10 @@ pub struct Config {
     pub shutdown_timeout: Option<Duration>,
     /// A reaper as first process of every container.
     pub init: bool,
-    /// The default bridge.
+    /// The default bridge and what goes for all networks.
     pub network: NetworkConfig,
+    /// Mirrors, proxies, limits.
+    pub registry: RegistryConfig,
 }
 
 /// Why a configuration is refused.
@@ -209,160 +122,14 @@ pub fn load(args: Vec<OsString>) -> Result<Loaded, ConfigError> {
         None => (PathBuf::from(DEFAULT_CONFIG), false),
     };
     let file = match std::fs::read_to_string(&path) {
-        Ok(text) => read_file(&path, &text)?,
+        Ok(text) => file::read_file(&path, &text)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => BTreeMap::new(),
         Err(error) => return Err(ConfigError::File { path: path.display().to_string(), reason: format!("cannot read: {error}") }),
     };
     let validate = flags.validate;
-    let flags = merge(flags, file, &path)?;
+    let flags = file::merge(flags, file, &path)?;
     let config = check(flags)?;
     if validate { Ok(Loaded::Answer("configuration OK\n".into())) } else { Ok(Loaded::Run(Box::new(config))) }
-}
-
-/// Keys of daemon.json that are built.
-const KEYS: [&str; 25] = [
-    "bip",
-    "bridge",
-    "cgroup-parent",
-    "data-root",
-    "debug",
-    "default-runtime",
-    "default-ulimits",
-    "dns",
-    "dns-opts",
-    "dns-search",
-    "exec-root",
-    "group",
-    "hosts",
-    "icc",
-    "init",
-    "ip",
-    "ip-masq",
-    "live-restore",
-    "log-driver",
-    "log-level",
-    "log-opts",
-    "mtu",
-    "pidfile",
-    "runtimes",
-    "storage-driver",
-];
-
-fn read_file(path: &Path, text: &str) -> Result<BTreeMap<String, Value>, ConfigError> {
-    let refused = |reason: String| ConfigError::File { path: path.display().to_string(), reason };
-    if text.trim().is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let map: BTreeMap<String, Value> = serde_json::from_str(text).map_err(|error| refused(format!("invalid JSON: {error}")))?;
-    let unknown: Vec<&str> = map.keys().map(String::as_str).filter(|key| !KEYS.contains(key) && *key != "shutdown-timeout").collect();
-    if !unknown.is_empty() {
-        return Err(refused(format!(
-            "the following directives don't match any configuration option that is built: {}",
-            unknown.join(", ")
-        )));
-    }
-    Ok(map)
-}
-
-/// Values of the file that no flag gives; both at once is an error, as dockerd's.
-fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -> Result<Flags, ConfigError> {
-    let refused = |reason: String| ConfigError::File { path: path.display().to_string(), reason };
-    let mut both = BTreeSet::new();
-    let mut take = |key: &str, given: bool| -> Option<Value> {
-        let value = file.remove(key)?;
-        if given {
-            both.insert(key.to_owned());
-        }
-        Some(value)
-    };
-    let wrong = |key: &str, what: &str| refused(format!("{key} must be {what}"));
-    macro_rules! text {
-        ($key:literal, $field:ident) => {
-            if let Some(value) = take($key, flags.$field.is_some()) {
-                let text = value.as_str().ok_or_else(|| wrong($key, "a string"))?;
-                flags.$field = Some(text.parse().map_err(|_| wrong($key, "valid"))?);
-            }
-        };
-    }
-    macro_rules! list {
-        ($key:literal, $field:ident) => {
-            if let Some(value) = take($key, !flags.$field.is_empty()) {
-                let items = value.as_array().ok_or_else(|| wrong($key, "a list of strings"))?;
-                for item in items {
-                    let text = item.as_str().ok_or_else(|| wrong($key, "a list of strings"))?;
-                    flags.$field.push(text.parse().map_err(|_| wrong($key, "a list of valid values"))?);
-                }
-            }
-        };
-    }
-    text!("data-root", data_root);
-    text!("exec-root", exec_root);
-    text!("pidfile", pidfile);
-    text!("bip", bip);
-    text!("bridge", bridge);
-    text!("group", group);
-    text!("default-runtime", default_runtime);
-    text!("log-level", log_level);
-    text!("log-driver", log_driver);
-    text!("cgroup-parent", cgroup_parent);
-    text!("storage-driver", storage_driver);
-    text!("ip", ip);
-    list!("hosts", hosts);
-    list!("dns", dns);
-    list!("dns-opts", dns_opt);
-    list!("dns-search", dns_search);
-    for (key, given) in [
-        ("debug", flags.debug),
-        ("init", flags.init),
-        ("icc", flags.icc.is_some()),
-        ("ip-masq", flags.ip_masq.is_some()),
-        ("live-restore", flags.live_restore.is_some()),
-    ] {
-        let Some(value) = take(key, given) else { continue };
-        let value = value.as_bool().ok_or_else(|| wrong(key, "true or false"))?;
-        match key {
-            "debug" => flags.debug = value,
-            "init" => flags.init = value,
-            "icc" => flags.icc = Some(value),
-            "ip-masq" => flags.ip_masq = Some(value),
-            _ => flags.live_restore = Some(value),
-        }
-    }
-    if let Some(value) = take("mtu", flags.mtu.is_some()) {
-        flags.mtu = Some(value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| wrong("mtu", "a number"))?);
-    }
-    if let Some(value) = take("shutdown-timeout", flags.shutdown_timeout.is_some()) {
-        flags.shutdown_timeout = Some(value.as_i64().ok_or_else(|| wrong("shutdown-timeout", "a number"))?);
-    }
-    if let Some(value) = take("log-opts", !flags.log_opt.is_empty()) {
-        for (key, value) in value.as_object().ok_or_else(|| wrong("log-opts", "an object of strings"))? {
-            flags.log_opt.push(format!("{key}={}", value.as_str().ok_or_else(|| wrong("log-opts", "an object of strings"))?));
-        }
-    }
-    if let Some(value) = take("default-ulimits", !flags.default_ulimit.is_empty()) {
-        for (name, limit) in value.as_object().ok_or_else(|| wrong("default-ulimits", "an object"))? {
-            let side = |key: &str| {
-                limit.get(key).and_then(Value::as_i64).ok_or_else(|| wrong("default-ulimits", "objects with Name, Soft and Hard"))
-            };
-            flags.default_ulimit.push(format!("{name}={}:{}", side("Soft")?, side("Hard")?));
-        }
-    }
-    if let Some(value) = take("runtimes", false) {
-        for (name, runtime) in value.as_object().ok_or_else(|| wrong("runtimes", "an object"))? {
-            let path = runtime.get("path").and_then(Value::as_str).ok_or_else(|| wrong("runtimes", "objects with a path"))?;
-            let args: Vec<&str> =
-                runtime.get("runtimeArgs").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-            flags.add_runtime.push(format!("{name}={path}\n{}", args.join("\n")).trim_end().to_owned());
-        }
-    }
-    if !both.is_empty() {
-        let names: Vec<String> = both.into_iter().collect();
-        return Err(refused(format!(
-            "the following directives are specified both as a flag and in the configuration file: {}",
-            names.join(", ")
-        )));
-    }
-    Ok(flags)
 }
 
 fn parse_address(text: &str) -> Result<Address, ConfigError> {
@@ -444,20 +211,12 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
     } else {
         flags.hosts.iter().map(|text| parse_address(text)).collect::<Result<_, _>>()?
     };
-    let network = network(flags.bridge, flags.bip.as_deref())?;
-    let network = NetworkConfig {
-        mtu: flags.mtu.unwrap_or(1500),
-        icc: flags.icc.unwrap_or(true),
-        masquerade: flags.ip_masq.unwrap_or(true),
-        default_host_ip: flags.ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        dns: flags.dns,
-        dns_options: flags.dns_opt,
-        dns_search: flags.dns_search,
-        ..network
-    };
+    let data_root = absolute("data-root", flags.data_root.unwrap_or_else(|| "/var/lib/naru".into()))?;
+    let network = network::network(flags.network, &data_root)?;
+    let registry = registry::registry(flags.registry)?;
     Ok(Config {
         hosts,
-        data_root: absolute("data-root", flags.data_root.unwrap_or_else(|| "/var/lib/naru".into()))?,
+        data_root,
         pid_file: flags.pidfile.unwrap_or_else(|| exec_root.join("naru.pid")),
         exec_root,
         group: flags.group.unwrap_or_else(|| "docker".into()),
@@ -472,6 +231,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         shutdown_timeout: shutdown_timeout(flags.shutdown_timeout)?,
         init: flags.init,
         network,
+        registry,
     })
 }
 
@@ -496,24 +256,6 @@ fn docker_log_check(log: &LogConfig) -> Result<(), ConfigError> {
     crate::docker::check_log(log).map_err(|reason| flag_error(format!("invalid --log-driver or --log-opt: {reason}")))
 }
 
-/// The bridge's name and address.
-fn network(bridge: Option<String>, bip: Option<&str>) -> Result<NetworkConfig, ConfigError> {
-    let bridge = bridge.unwrap_or_else(|| "naru0".into());
-    // IFNAMSIZ is 16 with its end.
-    let valid = !bridge.is_empty() && bridge.len() <= 15 && !bridge.contains(|c: char| c == '/' || c.is_whitespace());
-    if !valid {
-        return Err(flag_error(format!("invalid --bridge {bridge:?}: an interface's name has 1 to 15 characters without / and blanks")));
-    }
-    let bip = bip.unwrap_or("172.30.0.1/16");
-    let bad = || flag_error(format!("invalid --bip {bip:?}: expected an IPv4 address with a prefix, e.g. 172.18.0.1/16"));
-    let (address, prefix) = bip.split_once('/').ok_or_else(bad)?;
-    let (gateway, prefix): (Ipv4Addr, u8) = (address.parse().map_err(|_| bad())?, prefix.parse().map_err(|_| bad())?);
-    if !(8..=29).contains(&prefix) || gateway.is_loopback() || gateway.is_unspecified() || gateway.is_multicast() {
-        return Err(bad());
-    }
-    Ok(NetworkConfig::new(bridge, gateway, prefix))
-}
-
 impl Config {
     /// The engine's part.
     pub fn engine(&self) -> EngineConfig {
@@ -524,6 +266,7 @@ impl Config {
             cgroup_parent: self.cgroup_parent.clone(),
             runtimes: self.runtimes.clone(),
             network: self.network.clone(),
+            registry: self.registry.clone(),
         }
     }
 }
@@ -538,6 +281,8 @@ pub fn host_id(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+    use std::path::Path;
 
     fn parse(args: &[&str]) -> Result<Config, ConfigError> {
         let mut all: Vec<OsString> = vec!["--config-file".into(), "/dev/null".into()];

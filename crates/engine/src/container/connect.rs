@@ -1,0 +1,124 @@
+//! A container is connected to networks and taken off them, running or not.
+
+use super::Actor;
+use crate::error::{EngineError, Result};
+use crate::launch;
+use crate::network::{self, Driver, Entry, Place};
+use crate::spec::{Attachment, ContainerSpec, NetworkMode};
+use std::sync::Arc;
+
+impl Actor {
+    pub(super) async fn connect(&mut self, network: &Arc<Entry>, attachment: Attachment) -> Result<()> {
+        let spec = &self.view.spec.network;
+        let name = &network.record.name;
+        check_mode(&spec.mode, network.record.driver)?;
+        if self.position(network).is_some() {
+            let text = format!("endpoint with name {} already exists in network {name}", self.view.name);
+            return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
+        }
+        network.check_addresses(&attachment.addresses)?;
+        network::endpoint::EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
+        let mut changed = (*self.view.spec).clone();
+        changed.network.attachments.push(attachment.clone());
+        if self.view.state.is_running() {
+            let (engine, view, place) = (Arc::clone(&self.engine), self.view.clone(), self.place());
+            self.change_place(move || engine.networks.connect(&engine.spawner, &view, &attachment, &place)).await?;
+        }
+        self.store_networks(changed).await?;
+        if self.view.state.is_running() {
+            network::publish(self.engine.events(), network, "connect", Some(&self.view.id));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn disconnect(&mut self, network: &Arc<Entry>, force: bool) -> Result<()> {
+        let id = &network.record.id;
+        if network.record.driver == Driver::Host && self.view.spec.network.mode == NetworkMode::Host {
+            return Err(EngineError::conflict(
+                "container cannot be disconnected from host network - container was created in host network mode",
+            ));
+        }
+        let Some(at) = self.position(network) else {
+            if force {
+                return Ok(());
+            }
+            let text = format!("container {} is not connected to network {}", self.view.id, network.record.name);
+            return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
+        };
+        let mut changed = (*self.view.spec).clone();
+        changed.network.attachments.remove(at);
+        if self.view.state.is_running() {
+            let (engine, view, place, id) = (Arc::clone(&self.engine), self.view.clone(), self.place(), id.clone());
+            self.change_place(move || engine.networks.disconnect(&engine.spawner, &view, &id, &place)).await?;
+        }
+        self.store_networks(changed).await?;
+        if self.view.state.is_running() {
+            network::publish(self.engine.events(), network, "disconnect", Some(&self.view.id));
+        }
+        Ok(())
+    }
+
+    /// Which of its attachments is to this network.
+    fn position(&self, network: &Entry) -> Option<usize> {
+        let attachments = &self.view.spec.network.attachments;
+        attachments.iter().position(|attachment| {
+            attachment.network == network.record.name
+                || self.engine.networks.find(&attachment.network).is_ok_and(|found| found.record.id == network.record.id)
+        })
+    }
+
+    fn place(&self) -> Place {
+        self.view.run.as_ref().map(|run| run.place.clone()).unwrap_or_default()
+    }
+
+    /// Changes what the container has on its networks, in a thread that may block, and tells the container's files.
+    async fn change_place(&mut self, change: impl FnOnce() -> Result<Place> + Send + 'static) -> Result<()> {
+        let (engine, view, directory) = (Arc::clone(&self.engine), self.view.clone(), self.directory.clone());
+        let job = tokio::task::spawn_blocking(move || -> Result<_> {
+            let place = change()?;
+            let mut run = view.run.as_deref().cloned().ok_or(EngineError::Gone("the container's run"))?;
+            run.place = place;
+            run.save(&directory)?;
+            engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&view), &run.place)?;
+            Ok(run)
+        });
+        let run = job.await.map_err(|_| EngineError::Gone("the thread that connects containers"))??;
+        self.view.run = Some(Arc::new(run));
+        self.save_state();
+        self.publish_view();
+        Ok(())
+    }
+
+    async fn store_networks(&mut self, spec: ContainerSpec) -> Result<()> {
+        let json = serde_json::to_string(&spec).expect("specifications are plain data");
+        self.engine.db.put_spec(self.view.id.as_str(), json).await?;
+        self.view.spec = Arc::new(spec);
+        self.publish_view();
+        Ok(())
+    }
+
+    /// Tells that the container has come to its networks, or is about to leave them.
+    pub(super) fn network_events(&self, action: &str) {
+        for endpoint in self.view.run.iter().flat_map(|run| &run.place.endpoints) {
+            if let Ok(entry) = self.engine.networks.find(&endpoint.network) {
+                network::publish(self.engine.events(), &entry, action, Some(&self.view.id));
+            }
+        }
+    }
+}
+
+/// Which containers can be connected to a network at all (texts as moby's `daemon/container_operations.go`).
+fn check_mode(mode: &NetworkMode, driver: Driver) -> Result<()> {
+    let forbidden = |text: &str| Err(EngineError::Denied { text: text.into(), kind: naru_types::ErrorKind::Forbidden });
+    match (mode, driver) {
+        (NetworkMode::Container(_), _) => {
+            forbidden("container sharing network namespace with another container or host cannot be connected to any other network")
+        }
+        (NetworkMode::Host, _) => forbidden("container cannot be connected to multiple networks with one of the networks in host mode"),
+        (_, Driver::Host) => forbidden("cannot connect container to host network - container must be created in host network mode"),
+        (NetworkMode::None, _) | (_, Driver::Null) => {
+            forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,394 @@
+//! What a user asks of a network becomes a record: names, subnets, gateways, options. Pure; texts as moby's
+//! `daemon/network.go` and `libnetwork` where clients match on them.
+
+use super::record::{Driver, Network, Options, Subnet};
+use crate::error::{EngineError, Result};
+use jiff::Timestamp;
+use naru_net::ipam::{Pool, SubnetPools};
+use naru_net::{IpNet, LinkName};
+use naru_types::{ContainerId, ErrorKind};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A subnet as asked for; everything may be left to the engine.
+#[derive(Debug, Clone, Default)]
+pub struct SubnetRequest {
+    /// Addresses of the network.
+    pub subnet: Option<IpNet>,
+    /// The part that containers get addresses of.
+    pub range: Option<IpNet>,
+    /// The gateway.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that belong to others, by name.
+    pub reserved: BTreeMap<String, IpAddr>,
+}
+
+/// A network as asked for.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkRequest {
+    /// Its name.
+    pub name: String,
+    /// Name of the driver; empty is `bridge`.
+    pub driver: String,
+    /// Has IPv4 addresses; the default is yes.
+    pub ipv4: Option<bool>,
+    /// Has IPv6 addresses; the default is no.
+    pub ipv6: Option<bool>,
+    /// Its subnets.
+    pub subnets: Vec<SubnetRequest>,
+    /// Name of the address management; `default` or `null`.
+    pub ipam_driver: String,
+    /// Options of the address management.
+    pub ipam_options: BTreeMap<String, String>,
+    /// Reaches nothing outside.
+    pub internal: bool,
+    /// For swarm's containers.
+    pub attachable: bool,
+    /// Only a set of options.
+    pub config_only: bool,
+    /// The network its options come from.
+    pub config_from: String,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// Data of the user.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a new network must not collide with, and where its addresses come from.
+pub(super) struct Surroundings<'a> {
+    /// All networks there are.
+    pub networks: Vec<&'a Network>,
+    /// Subnets the host has routes to.
+    pub routed: Vec<IpNet>,
+    /// Subnets for networks that name none.
+    pub pools: &'a SubnetPools,
+    /// IPv6 subnets for networks that name none.
+    pub unique_local: &'a SubnetPools,
+}
+
+fn forbidden(text: impl Into<String>) -> EngineError {
+    EngineError::Denied { text: text.into(), kind: ErrorKind::Forbidden }
+}
+
+fn driver(name: &str) -> Result<Driver> {
+    match name {
+        "" | "bridge" | "default" => Ok(Driver::Bridge),
+        "macvlan" => Ok(Driver::Macvlan),
+        "ipvlan" => Ok(Driver::Ipvlan),
+        "host" | "null" | "none" => {
+            let name = if name == "none" { "null" } else { name };
+            Err(forbidden(format!("only one instance of {name:?} network is allowed")))
+        }
+        "overlay" => Err(EngineError::Denied {
+            text: "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".into(),
+            kind: ErrorKind::Unavailable,
+        }),
+        other => Err(EngineError::Denied {
+            text: format!("plugin {other:?} not found: network drivers are bridge, macvlan and ipvlan"),
+            kind: ErrorKind::NotFound,
+        }),
+    }
+}
+
+/// Checks a request and makes the record of the new network.
+pub(super) fn plan(mut request: NetworkRequest, around: &Surroundings<'_>) -> Result<Network> {
+    if request.name.trim().is_empty() {
+        return Err(EngineError::invalid("invalid name: name is empty"));
+    }
+    if matches!(request.name.as_str(), "bridge" | "host" | "none" | "default") || request.name.starts_with("container:") {
+        return Err(forbidden(format!("operation is not permitted on predefined {} network", request.name)));
+    }
+    if around.networks.iter().any(|network| network.name == request.name) {
+        return Err(EngineError::conflict(format!("network with name {} already exists", request.name)));
+    }
+    take_config(&mut request, around)?;
+    let driver = driver(&request.driver)?;
+    match request.ipam_driver.as_str() {
+        "" | "default" => {}
+        other => {
+            return Err(EngineError::Denied {
+                text: format!("could not resolve IPAM driver {other:?}: only \"default\" is built in"),
+                kind: ErrorKind::InvalidArgument,
+            });
+        }
+    }
+    let (ipv4, ipv6) = families(&request)?;
+    let mut network = Network {
+        id: ContainerId::random().as_str().to_owned(),
+        name: request.name,
+        created: Timestamp::now(),
+        driver,
+        ipv4,
+        ipv6,
+        subnets: vec![],
+        internal: request.internal,
+        attachable: request.attachable,
+        config_only: request.config_only,
+        config_from: request.config_from,
+        options: request.options,
+        ipam_options: request.ipam_options,
+        labels: request.labels,
+    };
+    let options = Options::parse(&network)?;
+    if network.config_only {
+        // Subnets as they were given: those who use them check them.
+        network.subnets = request.subnets.iter().filter_map(as_given).collect();
+        return Ok(network);
+    }
+    check_links(&network, &options, around)?;
+    network.subnets = subnets(&request.subnets, &network, around)?;
+    Ok(network)
+}
+
+/// Takes over what a `config-only` network says.
+fn take_config(request: &mut NetworkRequest, around: &Surroundings<'_>) -> Result<()> {
+    if request.config_from.is_empty() {
+        return Ok(());
+    }
+    if request.config_only {
+        return Err(EngineError::invalid("a network cannot be a configuration and use one at once"));
+    }
+    let source = around.networks.iter().find(|network| network.name == request.config_from || network.id == request.config_from);
+    let source = source.ok_or_else(|| EngineError::NoSuchNetwork(request.config_from.clone()))?;
+    if !source.config_only {
+        return Err(EngineError::invalid(format!("{} is not a configuration network", request.config_from)));
+    }
+    if !request.subnets.is_empty() || !request.options.is_empty() {
+        return Err(EngineError::invalid(format!(
+            "user specified configurations are not supported if the network depends on a configuration network ({})",
+            request.config_from
+        )));
+    }
+    request.options = source.options.clone();
+    request.subnets = source
+        .subnets
+        .iter()
+        .map(|subnet| SubnetRequest {
+            subnet: Some(subnet.subnet),
+            range: subnet.range,
+            gateway: Some(subnet.gateway),
+            reserved: subnet.reserved.clone(),
+        })
+        .collect();
+    Ok(())
+}
+
+fn as_given(request: &SubnetRequest) -> Option<Subnet> {
+    let subnet = request.subnet?;
+    let pool = Pool::new(subnet, request.range, request.gateway).ok()?;
+    Some(Subnet { subnet, range: request.range, gateway: pool.gateway(), reserved: request.reserved.clone(), chosen: true })
+}
+
+/// Which families a network has: those asked for, by switch, option or subnet.
+fn families(request: &NetworkRequest) -> Result<(bool, bool)> {
+    let option = |key: &str| request.options.get(key).map(|value| matches!(value.as_str(), "1" | "true" | "TRUE" | "True"));
+    let given = |ipv4: bool| request.subnets.iter().filter_map(|subnet| subnet.subnet).any(|subnet| subnet.is_ipv4() == ipv4);
+    let ipv4 = request.ipv4.or_else(|| option("com.docker.network.enable_ipv4")).unwrap_or(true);
+    let ipv6 = request.ipv6.or_else(|| option("com.docker.network.enable_ipv6")).unwrap_or(false);
+    if !ipv4 && given(true) {
+        return Err(EngineError::invalid("an IPv4 subnet was given, but IPv4 is disabled"));
+    }
+    // A subnet that would never be used is a mistake of the user's.
+    if !ipv6 && given(false) && request.ipv6 == Some(false) {
+        return Err(EngineError::invalid("an IPv6 subnet was given, but IPv6 is disabled"));
+    }
+    let ipv6 = ipv6 || given(false);
+    if !ipv4 && !ipv6 {
+        return Err(EngineError::invalid("IPv4 or IPv6 must be enabled"));
+    }
+    Ok((ipv4, ipv6))
+}
+
+/// Two networks must not use one interface.
+fn check_links(network: &Network, options: &Options, around: &Surroundings<'_>) -> Result<()> {
+    let used = |wanted: &dyn Fn(&Options) -> bool| {
+        around.networks.iter().find(|other| !other.config_only && Options::parse(other).is_ok_and(|other| wanted(&other)))
+    };
+    match options {
+        Options::Bridge(bridge) => {
+            if let Some(other) = used(&|other| matches!(other, Options::Bridge(other) if other.name == bridge.name)) {
+                return Err(forbidden(format!("conflicts with network {} ({}): networks have same bridge name", other.id, other.name)));
+            }
+        }
+        Options::Direct(direct) => {
+            let same = |other: &LinkName| direct.parent.as_ref() == Some(other);
+            if let Some(other) = used(
+                &|other| matches!(other, Options::Direct(other) if other.parent.as_ref().is_some_and(same) && std::mem::discriminant(&other.kind) != std::mem::discriminant(&direct.kind)),
+            ) {
+                let name = &other.name;
+                return Err(forbidden(format!(
+                    "the parent interface is used by network {name} with another driver: a host interface carries macvlan or ipvlan, not both"
+                )));
+            }
+        }
+        Options::None => return Err(forbidden(format!("network {} cannot be made with driver {}", network.name, network.driver.as_str()))),
+    }
+    Ok(())
+}
+
+/// The subnets of a network: those given, and one of each family that is lacking.
+fn subnets(requests: &[SubnetRequest], network: &Network, around: &Surroundings<'_>) -> Result<Vec<Subnet>> {
+    check_given(requests)?;
+    let mut subnets = Vec::new();
+    let others: Vec<(&Network, IpNet)> = around
+        .networks
+        .iter()
+        .filter(|other| !other.config_only)
+        .flat_map(|other| other.subnets.iter().map(|subnet| (*other, subnet.subnet)))
+        .collect();
+    for request in requests {
+        let Some(wanted) = request.subnet else { continue };
+        if let Some((other, taken)) = others.iter().find(|(_, taken)| taken.overlaps(&wanted)) {
+            return Err(forbidden(format!(
+                "invalid pool request: Pool overlaps with other one on this address space: {wanted} and {taken} of network {}",
+                other.name
+            )));
+        }
+        subnets.push(subnet(request, wanted, true)?);
+    }
+    for ipv4 in [true, false] {
+        let wanted = if ipv4 { network.ipv4 } else { network.ipv6 };
+        if !wanted || subnets.iter().any(|subnet: &Subnet| subnet.subnet.is_ipv4() == ipv4) {
+            continue;
+        }
+        let mut taken: Vec<IpNet> = others.iter().map(|(_, taken)| *taken).collect();
+        taken.extend(&around.routed);
+        taken.extend(subnets.iter().map(|subnet| subnet.subnet));
+        let free = match around.pools.allocate(&taken, ipv4) {
+            Err(_) if !ipv4 => around.unique_local.allocate(&taken, false)?,
+            found => found?,
+        };
+        let request =
+            requests.iter().find(|request| request.subnet.is_none() && request.gateway.is_none_or(|gateway| gateway.is_ipv4() == ipv4));
+        subnets.push(subnet(&request.cloned().unwrap_or_default(), free, false)?);
+    }
+    subnets.sort_by_key(|subnet| !subnet.subnet.is_ipv4());
+    Ok(subnets)
+}
+
+/// Everything that is wrong with the given subnets, in one error.
+fn check_given(requests: &[SubnetRequest]) -> Result<()> {
+    let mut wrong = Vec::new();
+    for request in requests {
+        let inside = |address: IpAddr| request.subnet.is_some_and(|subnet| subnet.contains(address));
+        match request.subnet {
+            Some(subnet) if subnet.network() != subnet => {
+                wrong.push(format!("invalid subnet {subnet}: it should be {}", subnet.network()));
+            }
+            None if request.range.is_some() => wrong.push("a range of addresses needs its subnet: add --subnet".to_owned()),
+            _ => {}
+        }
+        if let Some(range) = request.range {
+            if range.network() != range {
+                wrong.push(format!("invalid ip-range {range}: it should be {}", range.network()));
+            }
+            if request.subnet.is_some_and(|subnet| !subnet.contains(range.address()) || range.prefix() < subnet.prefix()) {
+                wrong.push(format!("invalid ip-range {range}: it is not within the parent subnet"));
+            }
+        }
+        if request.subnet.is_some() {
+            if let Some(gateway) = request.gateway.filter(|gateway| !inside(*gateway)) {
+                wrong.push(format!("invalid gateway {gateway}: parent subnet does not contain this address"));
+            }
+            for (name, address) in request.reserved.iter().filter(|(_, address)| !inside(**address)) {
+                wrong.push(format!("invalid auxiliary address {name}={address}: parent subnet does not contain this address"));
+            }
+        }
+    }
+    for (at, request) in requests.iter().enumerate() {
+        let Some(subnet) = request.subnet else { continue };
+        if let Some(other) = requests[..at].iter().filter_map(|other| other.subnet).find(|other| other.overlaps(&subnet)) {
+            wrong.push(format!("invalid subnet {subnet}: it overlaps with {other} of the same network"));
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(EngineError::invalid(format!("invalid network config:\n{}", wrong.join("\n")))) }
+}
+
+fn subnet(request: &SubnetRequest, subnet: IpNet, chosen: bool) -> Result<Subnet> {
+    let mut pool = Pool::new(subnet, request.range, request.gateway)?;
+    for address in request.reserved.values() {
+        pool.reserve(*address)?;
+    }
+    Ok(Subnet { subnet, range: request.range, gateway: pool.gateway(), reserved: request.reserved.clone(), chosen })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn request(name: &str, subnet: Option<&str>) -> NetworkRequest {
+        let subnets = subnet.map(|subnet| SubnetRequest { subnet: Some(net(subnet)), ..SubnetRequest::default() });
+        NetworkRequest { name: name.into(), subnets: subnets.into_iter().collect(), ..NetworkRequest::default() }
+    }
+
+    fn plan_beside(request: NetworkRequest, others: &[&Network]) -> Result<Network> {
+        let pools = SubnetPools::new(vec![(net("172.20.0.0/14"), 16)]).unwrap();
+        let unique_local = SubnetPools::new(vec![(net("fd00:1:2::/48"), 64)]).unwrap();
+        let around =
+            Surroundings { networks: others.to_vec(), routed: vec![net("172.20.9.0/24")], pools: &pools, unique_local: &unique_local };
+        plan(request, &around)
+    }
+
+    #[test]
+    fn addresses_are_found() {
+        let mut wanted = request("n", None);
+        wanted.ipv6 = Some(true);
+        let network = plan_beside(wanted, &[]).unwrap();
+        let found: Vec<String> = network.subnets.iter().map(|subnet| format!("{} {}", subnet.subnet, subnet.gateway)).collect();
+        // The first /16 overlaps a route of the host.
+        assert_eq!(found, ["172.21.0.0/16 172.21.0.1", "fd00:1:2::/64 fd00:1:2::1"]);
+        let second = plan_beside(request("m", None), &[&network]).unwrap();
+        assert_eq!(second.subnets[0].subnet, net("172.22.0.0/16"));
+    }
+
+    #[test]
+    fn what_cannot_be() {
+        let first = plan_beside(request("first", Some("10.9.0.0/24")), &[]).unwrap();
+        let text = |request: NetworkRequest| plan_beside(request, &[&first]).unwrap_err().to_string();
+        assert_eq!(text(request("first", None)), "network with name first already exists");
+        assert!(
+            text(request("x", Some("10.9.0.128/25")))
+                .starts_with("invalid pool request: Pool overlaps with other one on this address space")
+        );
+        assert_eq!(
+            text(request("x", Some("10.8.0.5/24"))),
+            "invalid network config:\ninvalid subnet 10.8.0.5/24: it should be 10.8.0.0/24"
+        );
+        assert_eq!(text(request("", None)), "invalid name: name is empty");
+        assert_eq!(text(request("bridge", None)), "operation is not permitted on predefined bridge network");
+        let with = |driver: &str| NetworkRequest { driver: driver.into(), ..request("x", None) };
+        assert_eq!(text(with("host")), "only one instance of \"host\" network is allowed");
+        assert!(text(with("overlay")).contains("not a swarm manager"));
+        assert_eq!(plan_beside(with("nope"), &[]).unwrap_err().kind(), ErrorKind::NotFound);
+        let mut neither = request("x", None);
+        neither.ipv4 = Some(false);
+        assert_eq!(text(neither), "IPv4 or IPv6 must be enabled");
+        let mut gateway = request("x", Some("10.1.0.0/16"));
+        gateway.subnets[0].gateway = Some("10.2.0.1".parse().unwrap());
+        assert!(text(gateway).contains("parent subnet does not contain this address"));
+        let same_bridge = |name: &str| {
+            let mut wanted = request(name, None);
+            wanted.options.insert("com.docker.network.bridge.name".into(), "office0".into());
+            wanted
+        };
+        let office = plan_beside(same_bridge("office"), &[]).unwrap();
+        assert!(plan_beside(same_bridge("other"), &[&office]).unwrap_err().to_string().contains("same bridge name"));
+    }
+
+    #[test]
+    fn a_configuration_is_used_by_another_network() {
+        let mut wanted = request("config", Some("10.5.0.0/24"));
+        wanted.config_only = true;
+        let config = plan_beside(wanted, &[]).unwrap();
+        let mut user = request("user", None);
+        user.config_from = "config".into();
+        let network = plan_beside(user.clone(), &[&config]).unwrap();
+        assert_eq!(network.subnets[0].subnet, net("10.5.0.0/24"));
+        user.config_from = "nope".into();
+        assert_eq!(plan_beside(user, &[&config]).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

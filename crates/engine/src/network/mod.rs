@@ -1,0 +1,283 @@
+//! Networks as objects, and the containers' places on them.
+//!
+//! - [`record`]: what a network is, with its driver's options. [`create`]: what a user asks for becomes a record.
+//! - [`entry`]: a network as it lives: addresses, members, names. [`endpoint`]: a container's end of it.
+//! - [`attach`]: a container comes and goes, also while it runs. [`ports`]: ports of the host that lead into it.
+//! - [`names`]: what its resolver answers. [`files`]: its hosts, hostname and resolv.conf.
+//!
+//! What the kernel is told is `naru-net`'s. A few network namespaces are kept ready, because making one is the dearest
+//! part of a start.
+
+mod attach;
+mod config;
+pub mod create;
+pub mod endpoint;
+pub mod entry;
+mod files;
+mod names;
+mod ports;
+pub mod record;
+
+pub(crate) use attach::Joined;
+pub use config::NetworkConfig;
+pub use create::{NetworkRequest, SubnetRequest};
+pub use endpoint::{Endpoint, Place, Published};
+pub use entry::{Entry, Member};
+pub(crate) use files::linked;
+pub use record::{Driver, Network, predefined_id};
+
+use crate::db::Db;
+use crate::error::{EngineError, Result};
+use crate::events::{EventBus, ObjectKind};
+use create::Surroundings;
+use jiff::Timestamp;
+use naru_net::ports::Ports;
+use naru_net::{Firewall, LinkName, Links};
+use naru_runtime::spawner::{NetworkNamespace, Spawner};
+use naru_types::ContainerId;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// Ready namespaces kept.
+const WARM: usize = 4;
+
+/// The networks of this daemon.
+pub struct Networks {
+    config: NetworkConfig,
+    links: Links,
+    firewall: Firewall,
+    ports: Ports,
+    entries: RwLock<BTreeMap<String, Arc<Entry>>>,
+    /// One network is made at a time: subnets must not be chosen twice.
+    creation: tokio::sync::Mutex<()>,
+    /// Sockets and proxies of the containers' ports; dropping them gives the ports back.
+    held: Mutex<HashMap<ContainerId, ports::Held>>,
+    resolvers: Mutex<HashMap<ContainerId, attach::Resolver>>,
+    warm: Mutex<Vec<NetworkNamespace>>,
+}
+
+impl Networks {
+    /// Takes up the networks of the database and makes their links; rules are written by [`Networks::restore`].
+    pub(crate) fn open(config: &NetworkConfig, rows: Vec<(String, String)>) -> Result<Self> {
+        naru_net::enable_forwarding(false)?;
+        let networks = Networks {
+            config: config.clone(),
+            links: Links::open(&format!("naru {}", config.owner()))?,
+            firewall: Firewall::open(&format!("naru-{}", config.owner()), config.firewall)?,
+            ports: Ports::new(),
+            entries: RwLock::default(),
+            creation: tokio::sync::Mutex::default(),
+            held: Mutex::default(),
+            resolvers: Mutex::default(),
+            warm: Mutex::default(),
+        };
+        let mut records: Vec<Network> = config.predefined(Timestamp::now());
+        for (id, row) in rows {
+            match serde_json::from_str::<Network>(&row) {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!(network = id, %error, "cannot read the network's record; it is left as it is"),
+            }
+        }
+        for record in records {
+            let (name, predefined) = (record.name.clone(), record.is_predefined());
+            match networks.take_up(record) {
+                Err(error) if predefined => return Err(error),
+                // One broken network must not keep the others from working; it says so again when it is used.
+                Err(error) => tracing::error!(network = name, error = crate::chain(&error), "cannot take up the network"),
+                Ok(()) => {}
+            }
+        }
+        Ok(networks)
+    }
+
+    fn take_up(&self, record: Network) -> Result<()> {
+        let entry = Arc::new(Entry::new(record)?);
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(entry.record.id.clone(), Arc::clone(&entry));
+        self.make_link(&entry)
+    }
+
+    fn make_link(&self, entry: &Entry) -> Result<()> {
+        if entry.record.config_only || matches!(entry.record.driver, Driver::Host | Driver::Null) {
+            return Ok(());
+        }
+        if entry.record.ipv6 {
+            naru_net::enable_forwarding(true)?;
+        }
+        entry.ensure_link(&self.links).map(drop)
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        let mut list: Vec<Arc<Entry>> = self.read().values().cloned().collect();
+        list.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        list
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Entry>>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The network of that id, name, or unique id prefix.
+    pub fn find(&self, reference: &str) -> Result<Arc<Entry>> {
+        let entries = self.read();
+        if let Some(entry) = entries.get(reference).or_else(|| entries.values().find(|entry| entry.record.name == reference)) {
+            return Ok(Arc::clone(entry));
+        }
+        let mut matches = entries.values().filter(|entry| !reference.is_empty() && entry.record.id.starts_with(reference));
+        match (matches.next(), matches.next()) {
+            (Some(entry), None) => Ok(Arc::clone(entry)),
+            (Some(_), Some(_)) => Err(EngineError::invalid(format!("network {reference} is ambiguous (several ids begin with it)"))),
+            _ => Err(EngineError::NoSuchNetwork(reference.to_owned())),
+        }
+    }
+
+    /// How the default bridge is set up.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// Makes a network.
+    pub(crate) async fn create(self: &Arc<Self>, db: &Db, events: &EventBus, request: NetworkRequest) -> Result<Arc<Entry>> {
+        let _one = self.creation.lock().await;
+        let entry = Arc::new(Entry::new(self.plan(request)?)?);
+        let record = &entry.record;
+        let json = serde_json::to_string(record).expect("networks are plain data");
+        // The row comes first: after a crash the next start makes the links, and a removal finds them.
+        db.put_network(&record.id, json).await?;
+        let (owner, made) = (Arc::clone(self), Arc::clone(&entry));
+        let linked = tokio::task::spawn_blocking(move || owner.set_up(&made)).await;
+        if let Err(error) = linked.map_err(|_| EngineError::Gone("the thread that makes networks")).flatten() {
+            self.tear_down(&entry);
+            db.delete_network(&record.id).await?;
+            return Err(error);
+        }
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(record.id.clone(), Arc::clone(&entry));
+        publish(events, &entry, "create", None);
+        Ok(entry)
+    }
+
+    fn plan(&self, request: NetworkRequest) -> Result<Network> {
+        let entries = self.read();
+        let ours: HashSet<u32> = entries.values().filter_map(|entry| entry.known_link()).collect();
+        let around = Surroundings {
+            networks: entries.values().map(|entry| &entry.record).collect(),
+            routed: self.links.foreign_networks(|index| ours.contains(&index))?,
+            pools: &self.config.pools,
+            unique_local: &self.config.unique_local,
+        };
+        create::plan(request, &around)
+    }
+
+    fn set_up(&self, entry: &Entry) -> Result<()> {
+        self.make_link(entry)?;
+        match entry.rules() {
+            Some(rules) => Ok(self.firewall.add_bridge(rules)?),
+            None => Ok(()),
+        }
+    }
+
+    fn tear_down(&self, entry: &Entry) {
+        if let Some(bridge) = entry.bridge()
+            && let Err(error) = self.firewall.remove_bridge(&bridge.name)
+        {
+            tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's rules");
+        }
+        for link in entry.own_links().unwrap_or_default() {
+            if let Err(error) = self.links.remove(&link) {
+                tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's interface");
+            }
+        }
+    }
+
+    /// Deletes a network that nobody is on.
+    pub(crate) async fn remove(self: &Arc<Self>, db: &Db, events: &EventBus, reference: &str) -> Result<String> {
+        let entry = self.find(reference)?;
+        let record = &entry.record;
+        if record.is_predefined() {
+            let text = format!("{} is a pre-defined network and cannot be removed", record.name);
+            return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
+        }
+        if let Some(user) = self.read().values().find(|other| record.config_only && other.record.config_from == record.name) {
+            return Err(EngineError::conflict(format!("configuration network {:?} is in use by {}", record.name, user.record.name)));
+        }
+        entry.close()?;
+        if let Err(error) = db.delete_network(&record.id).await {
+            entry.reopen();
+            return Err(error);
+        }
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        let (owner, gone) = (Arc::clone(self), Arc::clone(&entry));
+        if tokio::task::spawn_blocking(move || owner.tear_down(&gone)).await.is_err() {
+            tracing::error!("the thread that removes networks panicked");
+        }
+        publish(events, &entry, "destroy", None);
+        Ok(record.id.clone())
+    }
+
+    /// A fresh namespace, if possible one made beforehand.
+    pub(crate) fn take_namespace(&self, spawner: &Spawner) -> Result<NetworkNamespace> {
+        let ready = self.warm.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match ready {
+            Some(namespace) => Ok(namespace),
+            None => Ok(spawner.network_namespace()?),
+        }
+    }
+
+    /// Fills the store of ready namespaces.
+    pub(crate) fn warm_up(&self, spawner: &Spawner) {
+        while self.warm.lock().unwrap_or_else(PoisonError::into_inner).len() < WARM {
+            match spawner.network_namespace() {
+                Ok(namespace) => self.warm.lock().unwrap_or_else(PoisonError::into_inner).push(namespace),
+                Err(error) => {
+                    tracing::warn!(error = crate::chain(&error), "cannot make a network namespace ahead of use");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes the rules of all networks and ports in one transaction and removes links that nobody owns.
+    pub(crate) fn restore<'a>(&self, places: impl Iterator<Item = &'a Place> + Clone) -> Result<()> {
+        let entries = self.list();
+        let rules = entries.iter().filter_map(|entry| entry.rules()).collect();
+        self.firewall.restore(rules, places.clone().flat_map(Place::port_maps).collect())?;
+        let endpoints = places.flat_map(|place| &place.endpoints);
+        let mut keep: HashSet<LinkName> = endpoints.filter_map(|endpoint| endpoint.interface.as_ref()?.parse().ok()).collect();
+        for entry in &entries {
+            keep.extend(entry.kept_links()?);
+        }
+        self.links.cleanup(&keep)?;
+        Ok(())
+    }
+
+    /// Puts the rules back whenever another program has changed them, in a thread of its own.
+    pub(crate) fn guard(self: &Arc<Self>) -> Result<()> {
+        let mut watch = self.firewall.watch()?;
+        let networks = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("naru-firewall".into())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                while let Ok(()) = watch.wait() {
+                    let Some(networks) = networks.upgrade() else { return };
+                    match networks.firewall.repair() {
+                        Ok(true) => tracing::warn!("another program changed the firewall rules of the networks; they are restored"),
+                        Ok(false) => {}
+                        Err(error) => tracing::error!(error = crate::chain(&error), "cannot restore the firewall rules of the networks"),
+                    }
+                }
+            })
+            .map(drop)
+            .map_err(EngineError::io("start the thread that guards", "the firewall"))
+    }
+}
+
+/// Publishes an event about a network.
+pub(crate) fn publish(events: &EventBus, entry: &Entry, action: &str, container: Option<&ContainerId>) {
+    let record = &entry.record;
+    let mut attributes = BTreeMap::from([("name".to_owned(), record.name.clone()), ("type".to_owned(), record.driver.as_str().to_owned())]);
+    if let Some(container) = container {
+        attributes.insert("container".into(), container.to_string());
+    }
+    events.publish(ObjectKind::Network, action, &record.id, attributes);
+}

@@ -1,0 +1,62 @@
+//! What the resolver of a container knows: the names on its networks, its own links, the host.
+
+use super::Entry;
+use naru_net::dns::{Answer, Zone};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The names under which a container finds its host, as Docker Desktop has them.
+pub(super) const HOST_NAMES: [&str; 2] = ["host.docker.internal", "gateway.docker.internal"];
+
+/// One container's view.
+#[derive(Default)]
+pub(super) struct ContainerZone {
+    /// Changed by connect and disconnect.
+    pub view: RwLock<ZoneView>,
+    /// Where other names are asked.
+    pub upstream: Vec<SocketAddr>,
+    /// The host's addresses.
+    pub host: Vec<IpAddr>,
+}
+
+/// What changes when a container is connected or disconnected.
+#[derive(Default)]
+pub(super) struct ZoneView {
+    /// Networks with names.
+    pub networks: Vec<Arc<Entry>>,
+    /// Its own names for other containers: alias, container.
+    pub links: Vec<(String, String)>,
+    /// It reaches the outside.
+    pub leads_out: bool,
+}
+
+impl Zone for ContainerZone {
+    fn lookup(&self, name: &str) -> Answer {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        let target = view.links.iter().find(|(alias, _)| alias == name).map_or(name, |(_, container)| container.as_str());
+        let mut found = Vec::new();
+        for network in &view.networks {
+            network.resolve(target, &mut found);
+            // `container.network` names the network too.
+            if let Some(host) = target.strip_suffix(network.dns_suffix()) {
+                network.resolve(host, &mut found);
+            }
+        }
+        if !found.is_empty() {
+            return Answer::Addresses(found);
+        }
+        if view.leads_out && !self.host.is_empty() && HOST_NAMES.contains(&name) {
+            return Answer::Addresses(self.host.clone());
+        }
+        Answer::NotOurs
+    }
+
+    fn reverse(&self, address: IpAddr) -> Option<String> {
+        let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
+        view.networks.iter().find_map(|network| network.name_of(address))
+    }
+
+    fn upstream(&self) -> Vec<SocketAddr> {
+        if self.view.read().unwrap_or_else(PoisonError::into_inner).leads_out { self.upstream.clone() } else { vec![] }
+    }
+}
