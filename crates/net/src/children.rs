@@ -197,7 +197,7 @@ impl Links {
         if let Some(link) = get_link(&socket, name)? {
             return Ok(Parent { index: link.index, made: false });
         }
-        let Some((below, vlan)) = name.rsplit_once('.') else { return Err(Error::NoParent { name: name.to_owned() }) };
+        let (below, vlan) = name.rsplit_once('.').ok_or_else(bad)?;
         let vlan: u16 = vlan.parse().ok().filter(|number| (1..=4094).contains(number)).ok_or_else(bad)?;
         let below = get_link(&socket, below)?.ok_or_else(|| Error::NoParent { name: below.to_owned() })?;
         let index = or_unsupported(

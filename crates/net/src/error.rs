@@ -38,7 +38,7 @@ pub enum Error {
         name: String,
     },
     /// The name asks for a VLAN that cannot be.
-    #[error("parent interface {name} must be an existing link or LINK.VLAN with a VLAN of 1 to 4094")]
+    #[error("invalid subinterface vlan name {name}, example formatting is eth0.10")]
     BadParent {
         /// What was asked for.
         name: String,
@@ -52,6 +52,16 @@ pub enum Error {
         protocol: Protocol,
         /// Who has it.
         owner: String,
+    },
+    /// The host port is taken by another program.
+    #[error("failed to bind host port {address}/{protocol}: address already in use by {holder}")]
+    PortHeld {
+        /// What was asked for.
+        address: SocketAddr,
+        /// tcp, udp or sctp.
+        protocol: Protocol,
+        /// Name and number of the process.
+        holder: String,
     },
     /// The host port cannot be bound.
     #[error("failed to bind host port {address}/{protocol}")]
@@ -101,7 +111,7 @@ pub enum Error {
     #[error("all predefined address pools have been fully subnetted")]
     NoFreeSubnet,
     /// The network overlaps with one that exists.
-    #[error("Pool overlaps with other one on this address space: {subnet} and {other}")]
+    #[error("invalid pool request: Pool overlaps with other one on this address space: {subnet} and {other}")]
     Overlap {
         /// What was asked for.
         subnet: IpNet,
@@ -127,7 +137,7 @@ impl Error {
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::PortAllocated { .. } | Error::Bind { .. } | Error::NoFreePort { .. } => ErrorKind::Internal,
+            Error::PortAllocated { .. } | Error::PortHeld { .. } | Error::Bind { .. } | Error::NoFreePort { .. } => ErrorKind::Internal,
             Error::PoolExhausted { .. } | Error::NoFreeSubnet => ErrorKind::Unavailable,
             Error::AddressInUse { .. } | Error::Overlap { .. } => ErrorKind::Forbidden,
             Error::BadAddress { .. } | Error::Parse(_) => ErrorKind::InvalidArgument,

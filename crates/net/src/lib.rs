@@ -16,6 +16,7 @@ mod children;
 pub mod dns;
 mod error;
 mod firewall;
+mod holder;
 pub mod hosts;
 pub mod ipam;
 mod links;

@@ -18,7 +18,10 @@ const BACKLOG: i32 = 1024;
 
 /// The ports of one engine.
 #[derive(Debug, Clone, Default)]
-pub struct Ports(Arc<Mutex<HashMap<(Protocol, SocketAddr), String>>>);
+pub struct Ports(Arc<Mutex<Taken>>);
+
+/// Who holds a port, on which addresses.
+type Taken = HashMap<(Protocol, u16), Vec<(IpAddr, Arc<str>)>>;
 
 /// A port that is held; dropping it gives the port back.
 #[derive(Debug)]
@@ -32,7 +35,8 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// The bound socket (a listening one with TCP), for a proxy; absent with SCTP, and once taken. The port stays held.
+    /// The bound socket (a listening one with TCP), for a proxy; absent once taken, and with SCTP where the kernel has none:
+    /// then only the firewall can lead into the container. The port stays held.
     pub fn take_socket(&mut self) -> Option<OwnedFd> {
         self.socket.take()
     }
@@ -40,7 +44,13 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.ports.0.lock().expect("the map of ports is not poisoned").remove(&(self.protocol, self.address));
+        let mut taken = self.ports.0.lock().expect("the map of ports is not poisoned");
+        if let Some(held) = taken.get_mut(&(self.protocol, self.address.port())) {
+            held.retain(|(address, _)| *address != self.address.ip());
+            if held.is_empty() {
+                taken.remove(&(self.protocol, self.address.port()));
+            }
+        }
     }
 }
 
@@ -64,7 +74,7 @@ impl Ports {
             }
         }
         match last_error {
-            Some(error) if first == last => Err(error),
+            Some(error) if first == last => Err(with_holder(error)),
             _ => Err(Error::NoFreePort { protocol, host: hosts.first().copied().unwrap_or(IpAddr::from([0; 4])), first, last }),
         }
     }
@@ -96,42 +106,55 @@ impl Ports {
 
     fn hold(&self, protocol: Protocol, address: SocketAddr, owner: &str) -> Result<Reservation> {
         let mut taken = self.0.lock().expect("the map of ports is not poisoned");
-        let clashes = |held: &SocketAddr| {
-            let same_family = held.is_ipv4() == address.is_ipv4();
-            same_family
-                && held.port() == address.port()
-                && (held.ip() == address.ip() || held.ip().is_unspecified() || address.ip().is_unspecified())
+        let clashes = |held: &IpAddr| {
+            held.is_ipv4() == address.is_ipv4() && (*held == address.ip() || held.is_unspecified() || address.ip().is_unspecified())
         };
-        if address.port() != 0
-            && let Some((_, owner)) = taken.iter().find(|((p, held), _)| *p == protocol && clashes(held))
-        {
-            return Err(Error::PortAllocated { address, protocol, owner: owner.clone() });
+        if let Some((_, owner)) = taken.get(&(protocol, address.port())).into_iter().flatten().find(|(held, _)| clashes(held)) {
+            return Err(Error::PortAllocated { address, protocol, owner: owner.to_string() });
         }
-        let (socket, address) = match protocol {
-            // Not every kernel has SCTP; the firewall rewrites it without a socket.
-            Protocol::Sctp => (None, pick_unused(address, &taken)),
-            Protocol::Tcp | Protocol::Udp => {
-                let (socket, address) = bind(protocol, address).map_err(|errno| Error::Bind { address, protocol, source: errno.into() })?;
-                (Some(socket), address)
-            }
+        let bound = match protocol {
+            // A port nobody asked for by number is chosen among those that no engine's container has.
+            Protocol::Sctp => bind(protocol, pick_unused(address, &taken)),
+            Protocol::Tcp | Protocol::Udp => bind(protocol, address),
         };
-        taken.insert((protocol, address), owner.to_owned());
+        let (socket, address) = match bound {
+            Ok((socket, address)) => (Some(socket), address),
+            // Not every kernel has SCTP; the firewall rewrites it without a socket.
+            Err(Errno::PROTONOSUPPORT) if protocol == Protocol::Sctp => (None, pick_unused(address, &taken)),
+            Err(errno) => return Err(Error::Bind { address, protocol, source: errno.into() }),
+        };
+        taken.entry((protocol, address.port())).or_default().push((address.ip(), owner.into()));
         Ok(Reservation { address, protocol, socket, ports: self.clone() })
     }
 
     /// Who holds a port.
     pub fn owner(&self, protocol: Protocol, address: SocketAddr) -> Option<String> {
-        self.0.lock().expect("the map of ports is not poisoned").get(&(protocol, address)).cloned()
+        let taken = self.0.lock().expect("the map of ports is not poisoned");
+        let held = taken.get(&(protocol, address.port()))?;
+        held.iter().find(|(held, _)| *held == address.ip()).map(|(_, owner)| owner.to_string())
     }
 }
 
-fn pick_unused(address: SocketAddr, taken: &HashMap<(Protocol, SocketAddr), String>) -> SocketAddr {
+/// The error with the name of the program that has the port, where it can be found out.
+fn with_holder(error: Error) -> Error {
+    match error {
+        Error::Bind { address, protocol, source } if source.kind() == std::io::ErrorKind::AddrInUse => {
+            match crate::holder::of(protocol, address) {
+                Some(holder) => Error::PortHeld { address, protocol, holder },
+                None => Error::Bind { address, protocol, source },
+            }
+        }
+        error => error,
+    }
+}
+
+fn pick_unused(address: SocketAddr, taken: &Taken) -> SocketAddr {
     if address.port() != 0 {
         return address;
     }
     let (first, last) = ephemeral_range();
-    let candidates = (first..=last).map(|port| SocketAddr::new(address.ip(), port));
-    candidates.into_iter().find(|candidate| !taken.contains_key(&(Protocol::Sctp, *candidate))).unwrap_or(address)
+    let free = (first..=last).find(|port| !taken.contains_key(&(Protocol::Sctp, *port)));
+    free.map_or(address, |port| SocketAddr::new(address.ip(), port))
 }
 
 /// The kernel's range for ports nobody asked for by number.
@@ -143,18 +166,24 @@ fn ephemeral_range() -> (u16, u16) {
 
 fn bind(protocol: Protocol, address: SocketAddr) -> Result<(OwnedFd, SocketAddr), Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let kind = if protocol == Protocol::Tcp { SocketType::STREAM } else { SocketType::DGRAM };
-    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (SocketType::STREAM, None),
+        Protocol::Udp => (SocketType::DGRAM, None),
+        // Asking for one would load the kernel's module, which the host may not want.
+        Protocol::Sctp if !std::path::Path::new("/proc/sys/net/sctp").exists() => return Err(Errno::PROTONOSUPPORT),
+        Protocol::Sctp => (SocketType::STREAM, Some(rustix::net::ipproto::SCTP)),
+    };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, number)?;
     if address.is_ipv6() {
         // [::] must not take 0.0.0.0 along: each is held by itself.
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
-    if protocol == Protocol::Tcp {
+    if protocol != Protocol::Udp {
         // Connections of an earlier container that linger are no obstacle; a listening socket still is.
         sockopt::set_socket_reuseaddr(&socket, true)?;
     }
     rustix::net::bind(&socket, &address)?;
-    if protocol == Protocol::Tcp {
+    if protocol != Protocol::Udp {
         rustix::net::listen(&socket, BACKLOG)?;
     }
     let bound = rustix::net::getsockname(&socket)?;
@@ -185,7 +214,9 @@ mod tests {
         // Another program sees it taken, and we see what another program takes.
         assert_eq!(std::net::TcpListener::bind(address).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
         let error = again(&Ports::new()).unwrap_err();
-        assert_eq!(error.to_string(), format!("failed to bind host port {address}/tcp"));
+        let (name, pid) = (std::fs::read_to_string("/proc/self/comm").unwrap(), std::process::id());
+        let expected = format!("failed to bind host port {address}/tcp: address already in use by {} (process {pid})", name.trim());
+        assert_eq!(error.to_string(), expected);
         assert!(ports.reserve(Protocol::Udp, &[LOOPBACK], (address.port(), address.port()), "udp").is_ok());
         drop(held);
         assert!(again(&ports).is_ok());

@@ -5,13 +5,16 @@
 
 use crate::address::Protocol;
 use crate::error::{Error, Result};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::copy_bidirectional_with_sizes;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{Interest, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -28,7 +31,15 @@ const UDP_IDLE: Duration = Duration::from_secs(90);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Copy buffer of each direction.
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
+
+/// Datagrams carried before others have their turn.
+const TURN: usize = 64;
+
+thread_local! {
+    /// Datagrams are received here, sent from here, and never wait here: idle ports and peers hold no buffer.
+    static DATAGRAM: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+}
 
 /// A running proxy of one port.
 #[derive(Debug)]
@@ -45,19 +56,19 @@ impl Drop for Proxy {
 pub fn start(protocol: Protocol, socket: OwnedFd, target: SocketAddr) -> Result<Proxy> {
     let fail = |source| Error::Bind { address: target, protocol, source };
     Ok(match protocol {
-        Protocol::Tcp => {
+        // The calls are the same for both.
+        Protocol::Tcp | Protocol::Sctp => {
             let listener = TcpListener::from_std(std::net::TcpListener::from(socket)).map_err(fail)?;
-            Proxy(tokio::spawn(tcp(listener, target)))
+            Proxy(tokio::spawn(streams(listener, protocol, target)))
         }
         Protocol::Udp => {
             let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket)).map_err(fail)?;
             Proxy(tokio::spawn(udp(Arc::new(socket), target)))
         }
-        Protocol::Sctp => return Err(fail(std::io::ErrorKind::Unsupported.into())),
     })
 }
 
-async fn tcp(listener: TcpListener, target: SocketAddr) {
+async fn streams(listener: TcpListener, protocol: Protocol, target: SocketAddr) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut carried = JoinSet::new();
     loop {
@@ -66,7 +77,7 @@ async fn tcp(listener: TcpListener, target: SocketAddr) {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
                     carried.spawn(async move {
-                        carry(client, target).await;
+                        carry(client, protocol, target).await;
                         drop(place);
                     });
                 }
@@ -79,13 +90,23 @@ async fn tcp(listener: TcpListener, target: SocketAddr) {
 }
 
 /// Both directions, each end of stream passed on by itself.
-async fn carry(mut client: TcpStream, target: SocketAddr) {
+async fn carry(mut client: TcpStream, protocol: Protocol, target: SocketAddr) {
     // A container that does not answer: the client sees its connection closed.
-    let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await else { return };
+    let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_TIMEOUT, connect(protocol, target)).await else { return };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     // A broken connection is the ends' business, there is nobody else to tell.
     copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.ok();
+}
+
+async fn connect(protocol: Protocol, target: SocketAddr) -> io::Result<TcpStream> {
+    if protocol == Protocol::Tcp {
+        return TcpStream::connect(target).await;
+    }
+    let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(rustix::net::ipproto::SCTP))?;
+    TcpSocket::from_std_stream(socket.into()).connect(target).await
 }
 
 /// A peer's own socket towards the container, and when it last sent.
@@ -101,69 +122,81 @@ impl Drop for Peer {
     }
 }
 
+type Peers = HashMap<SocketAddr, Peer>;
+
 async fn udp(socket: Arc<UdpSocket>, target: SocketAddr) {
-    let peers: Arc<Mutex<HashMap<SocketAddr, Peer>>> = Arc::default();
-    let mut buffer = vec![0; 64 << 10];
-    let mut tidy = tokio::time::interval(UDP_IDLE / 3);
+    let mut peers = Peers::new();
     loop {
-        let (length, from) = tokio::select! {
-            received = socket.recv_from(&mut buffer) => match received {
-                Ok(received) => received,
-                // An answer that could not be delivered shows here as an error of the socket; it goes on.
-                Err(_) => {
-                    tokio::task::yield_now().await;
-                    continue;
-                }
+        tokio::select! {
+            ready = socket.readable() => if ready.is_err() {
+                return;
             },
-            _ = tidy.tick() => {
+            () = tokio::time::sleep(UDP_IDLE / 3), if !peers.is_empty() => {
                 let now = tokio::time::Instant::now();
-                peers.lock().expect("the table of peers is not poisoned").retain(|_, peer| now - peer.last < UDP_IDLE);
+                peers.retain(|_, peer| now - peer.last < UDP_IDLE);
                 continue;
             }
-        };
-        let known = peers.lock().expect("the table of peers is not poisoned").get_mut(&from).map(|peer| {
-            peer.last = tokio::time::Instant::now();
-            peer.socket.clone()
-        });
-        let towards = match known {
-            Some(towards) => towards,
-            None => match introduce(&socket, from, target, &peers).await {
-                Ok(towards) => towards,
-                Err(_) => continue,
-            },
-        };
-        // A datagram that cannot be sent is lost, as datagrams are.
-        towards.send(&buffer[..length]).await.ok();
+        }
+        DATAGRAM.with_borrow_mut(|buffer| receive(&socket, target, &mut peers, buffer));
+        tokio::task::yield_now().await;
     }
 }
 
-async fn introduce(
-    socket: &Arc<UdpSocket>,
-    from: SocketAddr,
-    target: SocketAddr,
-    peers: &Mutex<HashMap<SocketAddr, Peer>>,
-) -> std::io::Result<Arc<UdpSocket>> {
-    let any = SocketAddr::new(if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0);
-    let towards = Arc::new(UdpSocket::bind(any).await?);
-    towards.connect(target).await?;
-    let (back, listen) = (socket.clone(), towards.clone());
-    let answers = tokio::spawn(async move {
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            match listen.recv(&mut buffer).await {
-                Ok(length) => drop(back.send_to(&buffer[..length], from).await),
-                // The container refused a datagram: the next may be welcome.
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+/// Carries what has arrived from clients.
+fn receive(socket: &Arc<UdpSocket>, target: SocketAddr, peers: &mut Peers, buffer: &mut [u8]) {
+    for _ in 0..TURN {
+        let (length, from) = match socket.try_recv_from(buffer) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // An answer that could not be delivered shows here as an error of the socket; it goes on.
+            Err(_) => continue,
+        };
+        if !peers.contains_key(&from) {
+            let Ok(peer) = introduce(socket, from, target) else { continue };
+            if peers.len() >= MAX_PEERS {
+                let oldest = peers.iter().min_by_key(|(_, peer)| peer.last).map(|(address, _)| *address);
+                oldest.and_then(|address| peers.remove(&address));
             }
+            peers.insert(from, peer);
         }
-    });
-    let mut peers = peers.lock().expect("the table of peers is not poisoned");
-    if peers.len() >= MAX_PEERS {
-        let oldest = peers.iter().min_by_key(|(_, peer)| peer.last).map(|(address, _)| *address);
-        oldest.and_then(|address| peers.remove(&address));
+        if let Some(peer) = peers.get_mut(&from) {
+            peer.last = tokio::time::Instant::now();
+            // A datagram that cannot be sent is lost, as datagrams are.
+            rustix::net::send(&peer.socket, &buffer[..length], SendFlags::DONTWAIT).ok();
+        }
     }
-    peers.insert(from, Peer { socket: towards.clone(), last: tokio::time::Instant::now(), answers });
-    Ok(towards)
+}
+
+/// A socket for a client that was not known.
+fn introduce(back: &Arc<UdpSocket>, from: SocketAddr, target: SocketAddr) -> io::Result<Peer> {
+    let any = SocketAddr::new(if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0);
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.connect(target)?;
+    socket.set_nonblocking(true)?;
+    let socket = Arc::new(UdpSocket::from_std(socket)?);
+    let answers = tokio::spawn(answers(socket.clone(), back.clone(), from));
+    Ok(Peer { socket, last: tokio::time::Instant::now(), answers })
+}
+
+/// Carries what the container answers to one client.
+async fn answers(socket: Arc<UdpSocket>, back: Arc<UdpSocket>, client: SocketAddr) {
+    loop {
+        match socket.ready(Interest::READABLE | Interest::ERROR).await {
+            // The container refused a datagram: the next may be welcome.
+            Ok(ready) if ready.is_error() => drop(socket.take_error()),
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        DATAGRAM.with_borrow_mut(|buffer| {
+            for _ in 0..TURN {
+                match socket.try_recv(buffer) {
+                    Ok(length) => drop(rustix::net::sendto(&back, &buffer[..length], SendFlags::DONTWAIT, &client)),
+                    Err(_) => return,
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+    }
 }
 
 #[cfg(test)]

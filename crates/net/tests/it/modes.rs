@@ -237,3 +237,42 @@ fn the_hosts_own_rules_decide_over_published_ports() {
         assert!(host.outside.ask("10.9.0.1:8080").is_some() && host.outside.ask("[fd09::1]:8080").is_some());
     }
 }
+
+/// Resident memory of this process, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "measures; run it alone, with --release"]
+fn a_thousand_published_ports() {
+    let host = Host::new();
+    let bridge = host.dual("br-a", SUBNETS, |_| {});
+    let container = host.dual_container(bridge, CONTAINER);
+    for (protocol, name) in [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp")] {
+        let ports: Vec<(Protocol, String, String)> = (0..1000)
+            .flat_map(|n| {
+                let port = 20_000 + n;
+                [(protocol, format!("0.0.0.0:{port}"), "172.30.0.2:80".into()), (protocol, format!("[::]:{port}"), "[fd30::2]:80".into())]
+            })
+            .collect();
+        let borrowed: Vec<(Protocol, &str, &str)> = ports.iter().map(|(p, host, to)| (*p, host.as_str(), to.as_str())).collect();
+        let (before, start) = (resident(), std::time::Instant::now());
+        let server = serve_ports(&host, &borrowed);
+        let (took, held) = (start.elapsed(), resident() - before);
+        let maps: Vec<PortMap> = borrowed.iter().map(|(protocol, at, to)| map(*protocol, at, to)).collect();
+        let start = std::time::Instant::now();
+        host.firewall.publish(&maps).unwrap();
+        let rules = start.elapsed();
+        eprintln!("1000 {name} ports of both families: {held} KiB, sockets and proxies {took:?}, rules in one change {rules:?}");
+        assert!(held < 4096, "{held} KiB");
+        if protocol == Protocol::Tcp {
+            assert!(host.outside.ask("10.9.0.1:20999").is_some() && host.host.ask("127.0.0.1:20999").is_some());
+        }
+        host.firewall.unpublish(&maps).unwrap();
+        drop(server);
+    }
+    drop(container);
+}
