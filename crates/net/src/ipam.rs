@@ -12,6 +12,8 @@ pub struct Pool {
     range: IpNet,
     gateway: IpAddr,
     used: BTreeSet<u128>,
+    /// All of the range below this is taken, so that the lowest free address is found without looking through them.
+    full_below: u128,
 }
 
 impl Pool {
@@ -26,7 +28,7 @@ impl Pool {
         if !subnet.contains(range.address()) || range.prefix() < subnet.prefix() {
             return Err(bad(range.address(), "the range is not within the subnet"));
         }
-        let mut pool = Pool { subnet, range, gateway: subnet.address(), used: BTreeSet::new() };
+        let mut pool = Pool { subnet, range, gateway: subnet.address(), used: BTreeSet::new(), full_below: range.first() };
         pool.gateway = match gateway {
             Some(gateway) if !subnet.contains(gateway) => return Err(bad(gateway, "the gateway is not within the subnet")),
             Some(gateway) if pool.is_special(ip_to_number(gateway)) => {
@@ -75,16 +77,17 @@ impl Pool {
         !pair && (number == self.subnet.first() || (self.subnet.is_ipv4() && number == self.subnet.last()))
     }
 
-    /// The lowest free address.
+    /// The lowest free address, as Docker's engine gives them out.
     pub fn allocate(&mut self) -> Result<IpAddr> {
-        let mut candidate = self.range.first();
-        let mut taken = self.used.range(self.range.first()..=self.range.last()).copied().peekable();
+        let mut candidate = self.full_below;
+        let mut taken = self.used.range(candidate.min(self.range.last())..=self.range.last()).copied().peekable();
         while candidate <= self.range.last() {
             if taken.peek() == Some(&candidate) {
                 taken.next();
             } else if !self.is_special(candidate) {
                 drop(taken);
                 self.used.insert(candidate);
+                self.full_below = candidate.saturating_add(1);
                 return Ok(number_to_ip(candidate, self.subnet.is_ipv4()));
             }
             match candidate.checked_add(1) {
@@ -92,6 +95,8 @@ impl Pool {
                 None => break,
             }
         }
+        drop(taken);
+        self.full_below = candidate;
         Err(Error::PoolExhausted { subnet: self.subnet })
     }
 
@@ -110,7 +115,10 @@ impl Pool {
     /// Gives an address back; the gateway stays taken.
     pub fn release(&mut self, address: IpAddr) {
         if address != self.gateway && address.is_ipv4() == self.subnet.is_ipv4() {
-            self.used.remove(&ip_to_number(address));
+            let number = ip_to_number(address);
+            if self.used.remove(&number) && self.range.contains(address) {
+                self.full_below = self.full_below.min(number);
+            }
         }
     }
 
@@ -144,30 +152,78 @@ impl SubnetPools {
         Ok(SubnetPools(pools))
     }
 
+    /// Adds a pool after those there are.
+    pub fn push(&mut self, base: IpNet, size: u8) -> Result<()> {
+        self.0.extend(SubnetPools::new(vec![(base, size)])?.0);
+        Ok(())
+    }
+
+    /// Adds the pool for IPv6 subnets of networks that name none: subnets of 64 bits of a base that
+    /// [`unique_local_base`] made.
+    pub fn push_unique_local(&mut self, base: IpNet) -> Result<()> {
+        self.push(base, 64)
+    }
+
+    /// True when there is a pool of this family.
+    pub fn has(&self, ipv4: bool) -> bool {
+        self.0.iter().any(|(base, _)| base.is_ipv4() == ipv4)
+    }
+
     /// The first subnet that overlaps nothing in `taken` (other networks, and what the host has routes to).
     pub fn allocate(&self, taken: &[IpNet], ipv4: bool) -> Result<IpNet> {
+        let mut taken: Vec<&IpNet> = taken.iter().filter(|network| network.is_ipv4() == ipv4).collect();
+        taken.sort_unstable_by_key(|network| network.first());
         for (base, size) in self.0.iter().filter(|(base, _)| base.is_ipv4() == ipv4) {
-            let bits = if ipv4 { 32 } else { 128 };
-            let step = 1u128.checked_shl(bits - u32::from(*size)).unwrap_or(0);
+            let host_bits = u32::from(if ipv4 { 32 - *size } else { 128 - *size });
+            let last_of = |first: u128| first | 1u128.checked_shl(host_bits).map_or(u128::MAX, |step| step - 1);
             let mut first = base.first();
-            while first <= base.last() {
-                let candidate = IpNet::new(number_to_ip(first, ipv4), *size).expect("the size was checked");
-                match taken.iter().filter(|other| candidate.overlaps(other)).map(IpNet::last).max() {
-                    None => return Ok(candidate),
-                    // On after what is in the way, at the next multiple of the size.
-                    Some(last) if step > 0 => {
-                        let after = (last.max(candidate.last()) - base.first()) / step + 1;
-                        match after.checked_mul(step).and_then(|offset| base.first().checked_add(offset)) {
+            let mut in_the_way = taken.iter().peekable();
+            let found = loop {
+                // What ends before the candidate is not in the way of any later one either.
+                while in_the_way.next_if(|other| other.last() < first).is_some() {}
+                match in_the_way.peek() {
+                    Some(other) if other.first() <= last_of(first) => {
+                        // On after what is in the way, at the next multiple of the size.
+                        match last_of(other.last().max(first)).checked_add(1).filter(|next| *next <= base.last()) {
                             Some(next) => first = next,
-                            None => break,
+                            None => break None,
                         }
                     }
-                    Some(_) => break,
+                    _ => break Some(first),
                 }
+            };
+            if let Some(first) = found {
+                return Ok(IpNet::new(number_to_ip(first, ipv4), *size).expect("the size was checked"));
             }
         }
         Err(Error::NoFreeSubnet)
     }
+}
+
+/// A base of 48 bits for IPv6 subnets of one engine (RFC 4193): random, so that two hosts that are connected later do
+/// not have the same. The engine keeps it.
+pub fn unique_local_base() -> IpNet {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes[..6]).expect("the kernel's random source cannot fail after boot");
+    bytes[0] = 0xfd;
+    IpNet::new(IpAddr::from(bytes), 48).expect("48 fits an IPv6 address")
+}
+
+/// A pool as the daemon's options have it: `base=172.30.0.0/16,size=24`.
+pub fn parse_pool(text: &str) -> Result<(IpNet, u8)> {
+    let bad = |reason: &str| naru_types::ParseError::new("address pool", text, reason);
+    let (mut base, mut size) = (None, None);
+    for field in text.split(',') {
+        match field.trim().split_once('=') {
+            Some(("base", value)) => base = Some(value.parse::<IpNet>()?),
+            Some(("size", value)) => size = Some(value.parse::<u8>().map_err(|_| bad("the size is not a number"))?),
+            _ => return Err(bad("expected base=NETWORK,size=PREFIX").into()),
+        }
+    }
+    let base = base.ok_or_else(|| bad("it has no base"))?.network();
+    let size = size.ok_or_else(|| bad("it has no size"))?;
+    SubnetPools::new(vec![(base, size)])?;
+    Ok((base, size))
 }
 
 /// Refuses a subnet that overlaps another network of the engine.
@@ -237,6 +293,67 @@ mod tests {
         assert!(matches!(pools.allocate(&[], false), Err(Error::NoFreeSubnet)));
     }
 
+    #[test]
+    fn ranges_and_addresses_of_others() {
+        let mut pool = Pool::new("10.88.9.0/24".parse().unwrap(), Some("10.88.9.128/30".parse().unwrap()), None).unwrap();
+        assert_eq!(pool.gateway().to_string(), "10.88.9.128");
+        pool.reserve("10.88.9.129".parse().unwrap()).unwrap();
+        pool.reserve("10.88.9.5".parse().unwrap()).unwrap();
+        let error = pool.reserve("10.88.9.5".parse().unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "Address already in use: 10.88.9.5");
+        assert_eq!(pool.allocate().unwrap().to_string(), "10.88.9.130");
+        assert_eq!(pool.allocate().unwrap().to_string(), "10.88.9.131");
+        for _ in 0..2 {
+            assert!(matches!(pool.allocate(), Err(Error::PoolExhausted { .. })));
+        }
+        // What is given back outside the range is not given out.
+        pool.release("10.88.9.5".parse().unwrap());
+        assert!(pool.allocate().is_err());
+        pool.release("10.88.9.129".parse().unwrap());
+        assert_eq!(pool.allocate().unwrap().to_string(), "10.88.9.129");
+        let last = Pool::new("255.255.255.252/30".parse().unwrap(), None, None).unwrap();
+        assert_eq!(last.gateway().to_string(), "255.255.255.253");
+        let mut six = Pool::new("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127".parse().unwrap(), None, None).unwrap();
+        assert!(six.allocate().is_ok() && six.allocate().is_err() && six.allocate().is_err());
+    }
+
+    #[test]
+    fn subnets_of_ipv6_and_of_several_sizes() {
+        let base = unique_local_base();
+        assert_eq!((base.prefix(), base.address().to_string().starts_with("fd"), base.network()), (48, true, base));
+        assert_ne!(base, unique_local_base());
+        let mut pools = SubnetPools::new(vec![parse_pool("base=10.200.0.0/23,size=24").unwrap()]).unwrap();
+        assert!(!pools.has(false));
+        pools.push_unique_local(base).unwrap();
+        pools.push("10.201.0.0/16".parse().unwrap(), 20).unwrap();
+        let mut taken = Vec::new();
+        for expected in ["10.200.0.0/24", "10.200.1.0/24", "10.201.0.0/20", "10.201.16.0/20"] {
+            let subnet = pools.allocate(&taken, true).unwrap();
+            assert_eq!(subnet.to_string(), expected);
+            taken.push(subnet);
+        }
+        let six = [
+            pools.allocate(&taken, false).unwrap(),
+            pools.allocate(&[base.nth(0).map(|a| IpNet::new(a, 64).unwrap()).unwrap()], false).unwrap(),
+        ];
+        assert!(six.iter().all(|subnet| subnet.prefix() == 64 && base.contains(subnet.address())) && !six[0].overlaps(&six[1]));
+        for bad in [
+            "",
+            "base=10.0.0.0/8",
+            "size=24",
+            "base=10.0.0.0/24,size=16",
+            "base=x,size=1",
+            "base=10.0.0.0/8,size=33",
+            "base=10.0.0.0/8,size=24,x=1",
+        ] {
+            assert!(parse_pool(bad).is_err(), "{bad}");
+        }
+        let all = SubnetPools::new(vec![("0.0.0.0/0".parse().unwrap(), 0), ("::/0".parse().unwrap(), 0)]).unwrap();
+        assert_eq!(all.allocate(&[], false).unwrap().to_string(), "::/0");
+        assert!(all.allocate(&["ffff::/16".parse().unwrap()], false).is_err());
+        assert!(all.allocate(&["255.0.0.0/8".parse().unwrap()], true).is_err());
+    }
+
     proptest! {
         #[test]
         fn no_address_is_given_twice(prefix in 24u8..=30, range in 0u8..4, steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..600)) {
@@ -249,6 +366,11 @@ mod tests {
                 if take {
                     match pool.allocate() {
                         Ok(address) => {
+                            let lowest = (range_net.first()..).find(|n| {
+                                let candidate = number_to_ip(*n, true);
+                                !pool.is_special(*n) && candidate != pool.gateway() && !held.contains(&candidate)
+                            });
+                            prop_assert_eq!(ip_to_number(address), lowest.unwrap());
                             prop_assert!(range_net.contains(address) && address != pool.gateway());
                             prop_assert!(held.insert(address));
                         }
