@@ -1,4 +1,4 @@
-//! How long the store takes for a real image: `measure DIRECTORY OCI-LAYOUT [ARCHIVE]`.
+//! How long the store takes for a real image: `measure DIRECTORY [OCI-LAYOUT] [ARCHIVE…]`.
 //!
 //! A store is made in the directory (which says on which file system) and removed again. The layers of the layout are
 //! fetched in parallel as a registry client would, then the archive is loaded; each image is saved and removed.
@@ -84,9 +84,11 @@ fn main() {
     let root = arguments[0].join(format!("naru-measure-{}", std::process::id()));
     let config = StoreConfig { root: root.clone(), driver: Driver::Overlay, limits: Limits::default() };
     let store = Arc::new(Store::open(&config).unwrap());
-    timed("fetch", || fetch(&store.ingest().unwrap(), &arguments[1]));
-    save_and_remove(&store, "measured");
-    for archive in &arguments[2..] {
+    if arguments[1].is_dir() {
+        timed("fetch", || fetch(&store.ingest().unwrap(), &arguments[1]));
+        save_and_remove(&store, "measured");
+    }
+    for archive in arguments[1..].iter().filter(|path| path.is_file()) {
         let loaded = timed("load", || store.load(&mut File::open(archive).unwrap(), &LoadOptions::default(), &|_| {}).unwrap());
         assert_eq!(loaded.len(), 1);
         timed("load again", || store.load(&mut File::open(archive).unwrap(), &LoadOptions::default(), &|_| {}).unwrap());

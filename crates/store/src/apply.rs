@@ -87,6 +87,13 @@ struct Applier<'a> {
     parent: Option<Parent>,
     /// Times of directories are set at the end: each new file in them changes them.
     dirs: Vec<(Vec<u8>, Timespec)>,
+    /// Something had the name of the present entry.
+    replaced: bool,
+    /// The present directory is looked up again for the next entry.
+    stale: bool,
+    /// New files are of root, with the mode asked for but for the umask: not so below a directory with a default ACL or the
+    /// setgid bit.
+    inherits_nothing: bool,
     space: &'a mut Space,
     size: u64,
     root_meta: Option<RootMeta>,
@@ -156,6 +163,9 @@ impl<'a> Applier<'a> {
             tape: None,
             parent: None,
             dirs: Vec::new(),
+            replaced: false,
+            stale: false,
+            inherits_nothing: matches!(purpose, Purpose::Layer),
             space,
             size: 0,
             root_meta: None,
@@ -178,6 +188,10 @@ impl<'a> Applier<'a> {
     }
 
     fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut Reader<R>) -> Result<()> {
+        if entry.kind == Kind::Dir {
+            let gives = entry.mode & 0o2000 != 0 || entry.xattrs.iter().any(|(key, _)| key == b"system.posix_acl_default");
+            self.inherits_nothing &= !gives;
+        }
         let parts = components(&entry.path)?;
         let Some((name, above)) = parts.split_last() else { return self.root_entry(entry) };
         if self.is_layer() && parts.iter().any(|part| AUFS.contains(part)) {
@@ -191,16 +205,17 @@ impl<'a> Applier<'a> {
         if let Some(hidden) = name.strip_prefix(WHITEOUT).filter(|_| self.is_layer()) {
             return self.whiteout(entry, name, hidden);
         }
-        let before = self.make_room(entry, name)?;
-        if !matches!(entry.kind, Kind::File) {
-            // Anything but a file may change where a path leads.
-            self.make(entry, name, &before)?;
-            if !matches!(entry.kind, Kind::Dir) {
-                self.parent = None;
-            }
-            return Ok(());
+        if entry.kind == Kind::File {
+            return self.file(entry, name, reader);
         }
-        self.file(entry, name, reader)
+        let before = self.make_room(entry, name)?;
+        let replaced = self.replaced;
+        self.make(entry, name, &before)?;
+        if replaced {
+            // What was there may have been on the way to where a path leads.
+            self.parent = None;
+        }
+        Ok(())
     }
 
     fn under_base(&self, path: &[u8]) -> Vec<u8> {
@@ -316,7 +331,9 @@ impl<'a> Applier<'a> {
     /// Removes what has the entry's name, unless both are directories.
     fn make_room(&mut self, entry: &Entry, name: &[u8]) -> Result<Before> {
         let at = |e| refused(e, entry);
+        self.replaced = false;
         let Some(stat) = stat_opt(self.dir(), name).map_err(at)? else { return Ok(Before::Nothing) };
+        self.replaced = true;
         let was_dir = file_type(&stat) == FileType::Directory;
         if was_dir && entry.kind == Kind::Dir {
             return Ok(Before::Dir);
@@ -343,14 +360,19 @@ impl<'a> Applier<'a> {
         let mode = Mode::from_raw_mode(entry.mode);
         match entry.kind {
             Kind::Dir => {
+                let (uid, gid) = owner(entry)?;
+                let plain = entry.xattrs.is_empty() && self.comes_plain(uid, gid, entry.mode);
                 if !matches!(before, Before::Dir) {
-                    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(0o700)).map_err(at)?;
+                    let first = if plain { mode } else { Mode::from_raw_mode(0o700) };
+                    rustix::fs::mkdirat(dir, name, first).map_err(at)?;
                 }
                 if matches!(before, Before::Whiteout) {
                     set_opaque(dir, name).map_err(at)?;
                 }
-                let fd = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty()).map_err(at)?;
-                self.dress(fd.as_fd(), entry)?;
+                if !plain || matches!(before, Before::Dir) {
+                    let fd = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty()).map_err(at)?;
+                    self.dress(fd.as_fd(), entry)?;
+                }
                 let path = self.parent.as_ref().map_or(&b""[..], |parent| parent.path.as_slice());
                 self.dirs.push(([path, b"/", name].concat(), modified(entry)));
                 return Ok(());
@@ -374,7 +396,9 @@ impl<'a> Applier<'a> {
             Kind::File => unreachable!("files have data and go another way"),
         }
         let (uid, gid) = owner(entry)?;
-        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(at)?;
+        if !(self.inherits_nothing && uid.is_root() && gid.is_root()) {
+            rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(at)?;
+        }
         if entry.kind != Kind::Symlink {
             chmod_no_follow(dir, name, mode).map_err(at)?;
         }
@@ -402,7 +426,21 @@ impl<'a> Applier<'a> {
         // Announced sizes count before anything is written, holes too.
         self.space.announce(self.size)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(self.dir(), name, flags, Mode::from_raw_mode(0o600)).map_err(at)?;
+        let mode = Mode::from_raw_mode(entry.mode);
+        // Most files can be made with their final mode. In a container nobody may open one before it is complete.
+        let plain = self.comes_plain(uid, gid, entry.mode);
+        let make = |dir: BorrowedFd<'_>| rustix::fs::openat(dir, name, flags, if plain { mode } else { Mode::from_raw_mode(0o600) });
+        // Mostly nothing has the name.
+        let file = match make(self.dir()) {
+            Err(Errno::EXIST) => {
+                self.make_room(entry, name)?;
+                let file = make(self.dir()).map_err(at)?;
+                // Its path may have led through what was replaced. The file itself is where it should be.
+                self.stale = self.replaced;
+                file
+            }
+            result => result.map_err(at)?,
+        };
         match &entry.sparse {
             None => {
                 self.name_data(name, 0, entry.size)?;
@@ -417,15 +455,24 @@ impl<'a> Applier<'a> {
                 rustix::fs::ftruncate(&file, entry.size).map_err(at)?;
             }
         }
-        if !(uid.is_root() && gid.is_root()) {
+        if !plain {
             rustix::fs::fchown(&file, Some(uid), Some(gid)).map_err(at)?;
+            // After chown, which takes setuid bits and capabilities away.
+            rustix::fs::fchmod(&file, mode).map_err(at)?;
         }
-        // After chown, which takes setuid bits and capabilities away.
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(entry.mode)).map_err(at)?;
         for (key, value) in entry.xattrs.iter().filter(|(key, _)| keeps_xattr(key)) {
             tolerate(rustix::fs::fsetxattr(&file, key.as_slice(), value, XattrFlags::empty()), key).map_err(at)?;
         }
-        rustix::fs::futimens(&file, &times(modified(entry))).map_err(at)
+        rustix::fs::futimens(&file, &times(modified(entry))).map_err(at)?;
+        if std::mem::take(&mut self.stale) {
+            self.parent = None;
+        }
+        Ok(())
+    }
+
+    /// True when a new file or directory has exactly this owner and mode.
+    fn comes_plain(&self, uid: Uid, gid: Gid, mode: u32) -> bool {
+        self.inherits_nothing && uid.is_root() && gid.is_root() && mode & (umask() | 0o7000) == 0
     }
 
     /// What is copied next goes there.
@@ -480,6 +527,17 @@ impl<'a> Applier<'a> {
         }
         Ok(())
     }
+}
+
+/// The umask of this process; umask(2) could only tell it by changing it for all threads.
+fn umask() -> u32 {
+    static UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let value = status.lines().find_map(|line| line.strip_prefix("Umask:")).and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
+        // Unknown: nothing is left to it.
+        value.unwrap_or(0o777)
+    })
 }
 
 pub(crate) fn set_opaque(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
