@@ -128,7 +128,10 @@ impl Auth {
                 let mut scopes = asker.scopes.to_vec();
                 // A registry that names another scope after our token was refused knows better.
                 if scopes.is_empty() || refused.is_some() {
-                    scopes.extend(scope.iter().flat_map(|scope| scope.split(' ')).map(str::to_owned).take(16));
+                    let named = scope.iter().flat_map(|scope| scope.split(' ')).take(16);
+                    let missing: Vec<String> =
+                        named.filter(|named| !scopes.iter().any(|scope| covers(scope, named))).map(str::to_owned).collect();
+                    scopes.extend(missing);
                 }
                 scopes.sort();
                 scopes.dedup();
@@ -176,6 +179,16 @@ impl Auth {
                 Some((secret(&format!("Bearer {}", answer.token))?, answer.refresh))
             }
         })
+    }
+}
+
+/// `repository:a:push,pull` covers `repository:a:pull`.
+fn covers(scope: &str, other: &str) -> bool {
+    match (scope.rsplit_once(':'), other.rsplit_once(':')) {
+        (Some((object, actions)), Some((other_object, other_actions))) => {
+            object == other_object && other_actions.split(',').all(|action| actions.split(',').any(|known| known == action))
+        }
+        _ => scope == other,
     }
 }
 
@@ -285,4 +298,17 @@ async fn read_token(reply: Reply) -> Result<TokenAnswer> {
     let lifetime = document.expires_in.filter(|seconds| *seconds >= 1.0).map_or(DEFAULT_LIFETIME, |seconds| seconds as u64);
     let lifetime = Duration::from_secs(lifetime.min(LONGEST_LIFETIME));
     Ok(TokenAnswer { token, until: Instant::now() + lifetime.mul_f64(0.9), refresh })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_that_hold_others() {
+        assert!(covers("repository:a/b:push,pull", "repository:a/b:pull"));
+        assert!(!covers("repository:a/b:pull", "repository:a/b:push,pull"));
+        assert!(!covers("repository:a/b:pull", "repository:a:pull"));
+        assert!(covers("x", "x") && !covers("x", "y"));
+    }
 }

@@ -47,6 +47,7 @@ pub(crate) struct BlobSource {
     prepared: Option<Reply>,
     failures: u32,
     opened: bool,
+    /// Where the blob stood when failures were last counted from 0.
     last_offset: u64,
     /// Why reading failed: the store passes it on as text only.
     failure: Arc<Mutex<Option<Error>>>,
@@ -85,8 +86,8 @@ impl BlobSource {
         let prepared = self.prepared.take().filter(|_| offset == 0);
         if offset.saturating_sub(self.last_offset) >= GETS_ON {
             self.failures = 0;
+            self.last_offset = offset;
         }
-        self.last_offset = offset;
         let again = std::mem::replace(&mut self.opened, true);
         let runtime = self.runtime.clone();
         let mut gone = self.gone.clone();

@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub pushes: Flights<PushKey, PushEvent, Pushed>,
     /// Blobs that are being fetched by some pull.
     pub fetching: Mutex<HashSet<Digest>>,
+    /// Diff ids of blobs that pulls have fetched lately: an image that is not recorded yet may have brought them.
+    pub fetched: Mutex<HashMap<Digest, Digest>>,
 }
 
 /// What a registry has under a reference.
@@ -95,6 +97,7 @@ impl Client {
                 pulls: Flights::new(),
                 pushes: Flights::new(),
                 fetching: Mutex::default(),
+                fetched: Mutex::default(),
                 config,
             }),
         })

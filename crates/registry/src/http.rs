@@ -48,7 +48,7 @@ pub(crate) enum Payload {
     Empty,
     Bytes(Bytes),
     /// A stream that can be sent once; its length is in the headers.
-    Stream(RequestBody, Arc<Activity>),
+    Stream(RequestBody),
 }
 
 /// Shows that a stream moves.
@@ -64,11 +64,13 @@ pub(crate) struct Call {
     pub url: Url,
     pub headers: HeaderMap,
     pub payload: Payload,
+    /// For requests whose answer may take long: it is waited for as long as this moves.
+    pub activity: Option<Arc<Activity>>,
 }
 
 impl Call {
     pub fn new(method: Method, url: Url) -> Self {
-        Call { method, url, headers: HeaderMap::new(), payload: Payload::Empty }
+        Call { method, url, headers: HeaderMap::new(), payload: Payload::Empty, activity: None }
     }
 
     pub fn get(url: Url) -> Self {
@@ -93,9 +95,10 @@ impl Call {
         let payload = match &self.payload {
             Payload::Empty => Payload::Empty,
             Payload::Bytes(bytes) => Payload::Bytes(bytes.clone()),
-            Payload::Stream(..) => return None,
+            Payload::Stream(_) => return None,
         };
-        Some(Call { method: self.method.clone(), url: self.url.clone(), headers: self.headers.clone(), payload })
+        let (method, url, headers) = (self.method.clone(), self.url.clone(), self.headers.clone());
+        Some(Call { method, url, headers, payload, activity: self.activity.clone() })
     }
 }
 
@@ -165,12 +168,12 @@ impl Http {
     }
 
     async fn once(&self, call: Call, origin: &Url) -> Result<Reply> {
-        let Call { method, url, mut headers, payload } = call;
+        let Call { method, url, mut headers, payload, activity } = call;
         let transport = |reason| Error::Transport { method: title(&method), url: url.to_string(), reason };
-        let (body, activity) = match payload {
-            Payload::Empty => (Empty::new().map_err(|never| match never {}).boxed_unsync(), None),
-            Payload::Bytes(bytes) => (Full::new(bytes).map_err(|never| match never {}).boxed_unsync(), None),
-            Payload::Stream(body, activity) => (body, Some(activity)),
+        let body = match payload {
+            Payload::Empty => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+            Payload::Bytes(bytes) => Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+            Payload::Stream(body) => body,
         };
         if let Ok(agent) = HeaderValue::from_str(&self.config.user_agent) {
             headers.insert(USER_AGENT, agent);

@@ -33,6 +33,8 @@ use tokio::task::JoinSet;
 /// Indexes within indexes, and manifests looked at in them.
 const MAX_NESTING: usize = 4;
 const MAX_LOOKS: usize = 16;
+/// How many fetched blobs are remembered.
+const MAX_LATELY: usize = 4096;
 
 /// How to pull.
 #[derive(Debug, Clone, Default)]
@@ -435,6 +437,12 @@ impl LayerTask {
             }
         };
         let fetching = Fetching::new(&self.client, &self.layer.digest);
+        let lately = self.client.fetched.lock().expect("nothing panics while it is held").get(&self.layer.digest).cloned();
+        let found = lately.and_then(|diff_id| self.ingest.known_layer(&self.layer.digest, &diff_id));
+        if let Some(found) = found {
+            self.news.tell(LayerState::Exists);
+            return Ok(LayerBlob { media_type: layer_type(&self.layer, &found.media_type), ..found });
+        }
         let paused = self.news.clone();
         let on_pause = Box::new(move |pause: Duration| paused.tell(LayerState::Retrying(pause)));
         let mut source = BlobSource::new(self.session.clone(), self.layer.clone(), self.gone.clone(), on_pause);
@@ -452,9 +460,9 @@ impl LayerTask {
             diff_id: Some(diff_id.ok_or(Error::Cancelled("the pull of a layer"))?),
             media_type: Some(self.layer.media_type.clone()).filter(|media_type| !media_type.is_empty()),
         };
-        let (ingest, news) = (self.ingest, self.news.clone());
+        let (client, ingest, news) = (self.client, self.ingest, self.news.clone());
         let fetched = blocking(move || {
-            // Both end with the work, not with who waits for it.
+            // These end with the work, not with who waits for it.
             let _held = (permit, fetching);
             let mut open = |offset| source.open(offset).map(|reader| Box::new(reader) as Box<dyn Read>);
             let fetched = ingest.fetch_layer(&expected, &mut open as &mut dyn FnMut(u64) -> io::Result<Box<dyn Read>>, &|progress| {
@@ -468,6 +476,11 @@ impl LayerTask {
         })
         .await?;
         self.news.tell(LayerState::Complete);
+        let mut lately = client.fetched.lock().expect("nothing panics while it is held");
+        if lately.len() >= MAX_LATELY {
+            lately.clear();
+        }
+        lately.insert(fetched.digest.clone(), fetched.diff_id.clone());
         Ok(fetched)
     }
 }

@@ -51,7 +51,7 @@ impl Session {
         self.base.join(&format!("{prefix}/v2/{name}{rest}"))
     }
 
-    /// Sends a request with what the registry wants to see. A 401 is answered once.
+    /// Sends a request with what the registry wants to see. A 401 is answered twice at most.
     pub async fn send(&self, call: Call) -> Result<Reply> {
         self.send_with(call, &self.scopes).await
     }
@@ -62,20 +62,27 @@ impl Session {
             return self.http.send(call, &self.base).await;
         }
         let asker = Asker { origin: &self.base, scopes, credentials: &self.credentials };
-        let sent = self.auth.known(&self.http, &asker).await?;
-        if let Some(header) = &sent {
-            call.headers.insert(AUTHORIZATION, header.clone());
+        let mut sent = self.auth.known(&self.http, &asker).await?;
+        // A token may have to be renewed, and its scope widened.
+        for _ in 0..2 {
+            if let Some(header) = &sent {
+                call.headers.insert(AUTHORIZATION, header.clone());
+            }
+            let again = call.again();
+            let reply = self.http.send(call, &self.base).await?;
+            if reply.status.as_u16() != 401 {
+                return Ok(reply);
+            }
+            let header = self.auth.answer(&self.http, &asker, &reply, sent.as_ref()).await?;
+            let (Some(header), Some(again)) = (header, again) else { return Ok(reply) };
+            reply.finish().await;
+            sent = Some(header);
+            call = again;
         }
-        let again = call.again();
-        let reply = self.http.send(call, &self.base).await?;
-        if reply.status.as_u16() != 401 {
-            return Ok(reply);
+        if let Some(header) = sent {
+            call.headers.insert(AUTHORIZATION, header);
         }
-        let header = self.auth.answer(&self.http, &asker, &reply, sent.as_ref()).await?;
-        let (Some(header), Some(mut again)) = (header, again) else { return Ok(reply) };
-        reply.finish().await;
-        again.headers.insert(AUTHORIZATION, header);
-        self.http.send(again, &self.base).await
+        self.http.send(call, &self.base).await
     }
 
     /// Asks until one of the statuses `welcome` comes, or an error that stays.

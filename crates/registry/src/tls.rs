@@ -172,8 +172,8 @@ impl ServerCertVerifier for Checked {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let result = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match result {
-            Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)))
-                if self.pinned.iter().any(|pinned| pinned.as_ref() == end_entity.as_ref()) =>
+            Err(rustls::Error::InvalidCertificate(reason))
+                if !is_about_time(&reason) && self.pinned.iter().any(|pinned| pinned.as_ref() == end_entity.as_ref()) =>
             {
                 rustls::client::verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -203,6 +203,18 @@ impl ServerCertVerifier for Checked {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
     }
+}
+
+/// No trust makes up for these.
+fn is_about_time(reason: &CertificateError) -> bool {
+    matches!(
+        reason,
+        CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::Revoked
+    )
 }
 
 /// For insecure registries: whoever answers is believed.

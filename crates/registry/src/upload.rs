@@ -39,6 +39,8 @@ const BUFFER: usize = 128 << 10;
 const TELL_EVERY: u64 = 512 << 10;
 /// A transfer that brought so much counts as one that works.
 const GETS_ON: u64 = 1 << 20;
+/// Tokens that expire one after the other before something moves.
+const MAX_RENEWALS: u32 = 3;
 const OCTETS: &str = "application/octet-stream";
 
 /// Takes news of the upload.
@@ -141,7 +143,7 @@ impl Upload {
 
     /// Sends the bytes until the registry has them all, going on after failures.
     async fn transfer(&self, mut open: Option<Open>) -> Result<()> {
-        let mut failures = 0;
+        let (mut failures, mut renewals) = (0, 0);
         let mut best = 0;
         let mut piece = u64::MAX;
         loop {
@@ -151,28 +153,35 @@ impl Upload {
             };
             let reached = open.as_ref().map_or(0, |open| open.offset);
             if reached >= best + GETS_ON {
-                (failures, best) = (0, reached);
+                (failures, renewals, best) = (0, 0, reached);
             }
             failures += 1;
-            let pause = match &error {
-                Error::Refused(refusal) | Error::NoSuchRepository { cause: refusal, .. } => match refusal.status {
-                    413 if piece > PIECE && self.size > PIECE => {
-                        piece = PIECE.max(open.as_ref().map_or(0, |open| open.least));
-                        Some(Duration::ZERO)
-                    }
-                    // The token expired on the way, or the upload was forgotten: each once in a row.
-                    401 | 404 | 416 if failures == 1 => Some(Duration::ZERO),
-                    400 if failures == 1 && reached > 0 => {
-                        open = None;
-                        Some(Duration::ZERO)
-                    }
-                    _ => self.session.http.pause_after(&error, failures, true),
-                },
-                Error::Status { status, .. } if status.starts_with("413") && piece > PIECE && self.size > PIECE => {
-                    piece = PIECE.max(open.as_ref().map_or(0, |open| open.least));
+            let in_pieces = self.size > PIECE && piece > PIECE;
+            let status = match &error {
+                Error::Refused(refusal) => refusal.status,
+                Error::Status { status, .. } => status.get(..3).and_then(|digits| digits.parse().ok()).unwrap_or(0),
+                _ => 0,
+            };
+            let smaller = match status {
+                413 => in_pieces,
+                // What is before a registry may close the connection on large bodies without a word.
+                0 => in_pieces && failures == 2 && best == 0 && matches!(error, Error::Transport { .. }),
+                _ => false,
+            };
+            if smaller {
+                piece = PIECE.max(open.as_ref().map_or(0, |open| open.least));
+            }
+            let pause = match status {
+                413 if smaller => Some(Duration::ZERO),
+                // The token expired on the way: the questions below get a new one.
+                401 if renewals < MAX_RENEWALS => {
+                    renewals += 1;
                     Some(Duration::ZERO)
                 }
-                Error::Status { status, .. } if failures == 1 && (status.starts_with("404") || status.starts_with("416")) => {
+                // The upload was forgotten, or stands elsewhere.
+                404 | 416 if failures == 1 => Some(Duration::ZERO),
+                400 if failures == 1 && reached > 0 => {
+                    open = None;
                     Some(Duration::ZERO)
                 }
                 _ => self.session.http.pause_after(&error, failures, true),
@@ -225,7 +234,8 @@ impl Upload {
             if open.offset > 0 || count < self.size {
                 call = call.header(CONTENT_RANGE, &format!("{}-{}", open.offset, open.offset + count - 1));
             }
-            call.payload = Payload::Stream(body, activity);
+            call.payload = Payload::Stream(body);
+            call.activity = Some(activity);
             let reply = self.session.send(call).await?;
             if !matches!(reply.status.as_u16(), 200..=204) {
                 return Err(reply.refusal().await);
@@ -246,20 +256,16 @@ impl Upload {
 
     /// Ends the upload; the registry checks the digest.
     async fn finish(&self, location: Url, bytes: Bytes) -> Result<()> {
+        // The registry may take its time: waiting is as for a stream that has ended.
         let activity = Arc::new(Activity::default());
         activity.ended.store(true, Ordering::Relaxed);
         let length = bytes.len().to_string();
         let mut call = Call::new(Method::PUT, location.with_parameter("digest", &self.digest.to_string()))
             .header(CONTENT_TYPE, OCTETS)
-            .header(CONTENT_LENGTH, &length);
-        let reply = if bytes.is_empty() {
-            // The registry may take its time; waiting is as for a stream that has ended.
-            let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
-            call.payload = Payload::Stream(body, activity);
-            self.session.send(call).await?
-        } else {
-            self.session.send(call.bytes(bytes)).await?
-        };
+            .header(CONTENT_LENGTH, &length)
+            .bytes(bytes);
+        call.activity = Some(activity);
+        let reply = self.session.send(call).await?;
         match reply.status.as_u16() {
             200..=204 => {
                 reply.finish().await;

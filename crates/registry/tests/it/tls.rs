@@ -1,0 +1,144 @@
+//! Certificates: trusted, not trusted, of clients, and none at all.
+
+use crate::support::*;
+use naru_registry::{Client, Credentials, Error, PullOptions, RegistryConfig, TransportError};
+use naru_types::ImageRef;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use std::path::{Path, PathBuf};
+
+struct Certificates {
+    directory: tempfile::TempDir,
+}
+
+impl Certificates {
+    /// An authority, a server's certificate for 127.0.0.1 and a client's.
+    fn new(server_names: &[&str]) -> Certificates {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        write("ca.crt", ca.pem());
+        let server_names: Vec<String> = server_names.iter().map(ToString::to_string).collect();
+        for (name, names) in [("server", server_names), ("client", vec!["client".to_owned()])] {
+            let key = KeyPair::generate().unwrap();
+            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
+            write(&format!("{name}.pem"), certificate.pem());
+            write(&format!("{name}.key"), key.serialize_pem());
+        }
+        Certificates { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn server(&self) -> Option<(PathBuf, PathBuf)> {
+        Some((self.path("server.pem"), self.path("server.key")))
+    }
+}
+
+/// The registry by a name that is not loopback's, which would need no certificate.
+fn named(registry: &Registry) -> (String, ImageRef) {
+    let authority = format!("registry.test:{}", registry.address.rsplit(':').next().unwrap());
+    let reference = ImageRef::parse(&format!("{authority}/tls")).unwrap();
+    (authority, reference)
+}
+
+fn client_with(certs: &Path, change: impl FnOnce(&mut RegistryConfig)) -> Client {
+    let hosts = certs.join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 registry.test\n").unwrap();
+    let mut config = RegistryConfig { certs_dirs: vec![certs.to_owned()], hosts_file: hosts, ..config() };
+    change(&mut config);
+    Client::new(config).unwrap()
+}
+
+async fn reason(client: &Client, reference: &ImageRef) -> String {
+    match client.tags(reference, &Credentials::default()).await {
+        Err(Error::Transport { reason, .. }) => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_known_authority_is_trusted() {
+    let certificates = Certificates::new(&["registry.test"]);
+    let registry = Registry::with(&RegistryOptions { tls: certificates.server(), ..Default::default() });
+    let (authority, reference) = named(&registry);
+    let certs = tempfile::tempdir().unwrap();
+    let client = client_with(certs.path(), |_| ());
+    let text = reason(&client, &reference).await;
+    assert!(text.starts_with("tls: failed to verify certificate: x509: certificate signed by unknown authority"), "{text}");
+    assert!(text.contains(&format!("certs.d/{authority}/ca.crt")), "{text}");
+    // A certificate that comes later is seen without a new client.
+    let own = certs.path().join(&authority);
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(certificates.path("ca.crt"), own.join("ca.crt")).unwrap();
+    assert!(matches!(client.tags(&reference, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+    // The server's own certificate will do, too.
+    std::fs::copy(certificates.path("server.pem"), own.join("ca.crt")).unwrap();
+    assert!(matches!(
+        client_with(certs.path(), |_| ()).tags(&reference, &Credentials::default()).await,
+        Err(Error::NoSuchRepository { .. })
+    ));
+    // Or no check at all.
+    std::fs::remove_dir_all(&own).unwrap();
+    let insecure = client_with(certs.path(), |config| config.insecure = vec!["registry.test".into()]);
+    assert!(matches!(insecure.tags(&reference, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+    let fixture = Fixture::new();
+    assert!(pull(&insecure, &fixture.store, &reference, PullOptions::default()).await.0.is_err());
+    let loopback = registry.reference("tls");
+    assert!(matches!(client.tags(&loopback, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_for_another_name_is_refused() {
+    let certificates = Certificates::new(&["other.test"]);
+    let registry = Registry::with(&RegistryOptions { tls: certificates.server(), ..Default::default() });
+    let (authority, reference) = named(&registry);
+    let certs = tempfile::tempdir().unwrap();
+    let own = certs.path().join(authority);
+    std::fs::create_dir(&own).unwrap();
+    for file in ["ca.crt", "server.pem"] {
+        std::fs::copy(certificates.path(file), own.join("ca.crt")).unwrap();
+        let text = reason(&client_with(certs.path(), |_| ()), &reference).await;
+        assert!(text.contains("registry.test"), "{text}");
+        assert!(text.contains("x509: certificate is "), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_wants_a_client_certificate() {
+    let certificates = Certificates::new(&["registry.test"]);
+    let options = RegistryOptions { tls: certificates.server(), client_ca: Some(certificates.path("ca.crt")), ..Default::default() };
+    let registry = Registry::with(&options);
+    let (authority, reference) = named(&registry);
+    let certs = tempfile::tempdir().unwrap();
+    let own = certs.path().join(authority);
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(certificates.path("ca.crt"), own.join("ca.crt")).unwrap();
+    let client = client_with(certs.path(), |_| ());
+    assert!(matches!(client.tags(&reference, &Credentials::default()).await, Err(Error::Transport { .. })));
+    std::fs::copy(certificates.path("client.key"), own.join("client.key")).unwrap();
+    let text = reason(&client, &reference).await;
+    assert!(text.contains("missing client certificate"), "{text}");
+    std::fs::copy(certificates.path("client.pem"), own.join("client.cert")).unwrap();
+    assert!(matches!(client.tags(&reference, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_for_insecure_registries_only() {
+    let registry = Registry::start();
+    let (_, reference) = named(&registry);
+    let certs = tempfile::tempdir().unwrap();
+    let text = reason(&client_with(certs.path(), |_| ()), &reference).await;
+    assert!(text.starts_with("http: server gave HTTP response to HTTPS client"), "{text}");
+    let insecure = client_with(certs.path(), |config| config.insecure = vec!["registry.test".into()]);
+    assert!(matches!(insecure.tags(&reference, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+    let unknown = ImageRef::parse("nowhere.invalid/x").unwrap();
+    let nobody = client_with(certs.path(), |config| config.resolv_conf = "/nonexistent".into());
+    assert!(matches!(
+        nobody.tags(&unknown, &Credentials::default()).await,
+        Err(Error::Transport { reason: TransportError::Lookup { .. } | TransportError::NoSuchHost { .. }, .. })
+    ));
+}
