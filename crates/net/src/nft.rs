@@ -174,6 +174,12 @@ impl<'a> Transaction<'a> {
         self.begin(NEW_TABLE, flags::CREATE, "make", "the table");
     }
 
+    /// Makes the table, which must not exist. Removing one costs a grace period of the kernel, which is longer than all
+    /// the rest together.
+    pub fn new_table(&mut self) {
+        self.begin(NEW_TABLE, flags::CREATE | flags::EXCL, "make", "the table");
+    }
+
     pub fn delete_table(&mut self) {
         self.begin(NEW_TABLE, flags::CREATE, "make", "the table");
         self.begin(DELETE_TABLE, 0, "remove", "the table");

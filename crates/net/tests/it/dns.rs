@@ -55,8 +55,10 @@ impl Resolved {
                 SocketFlags::CLOEXEC,
                 Some(rustix::net::netlink::NETFILTER),
             );
-            (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap(), nft.unwrap())
+            (UdpSocket::bind(any).unwrap(), TcpListener::bind(any).unwrap(), nft.unwrap() as OwnedFd)
         });
+        // What an earlier engine made is replaced.
+        redirect(nft.try_clone().unwrap(), 1, 1).unwrap();
         redirect(nft, udp.local_addr().unwrap().port(), tcp.local_addr().unwrap().port()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _serving = runtime.block_on(async { serve(OwnedFd::from(udp), OwnedFd::from(tcp), zone.clone()).unwrap() });
