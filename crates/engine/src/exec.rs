@@ -180,7 +180,7 @@ pub(crate) fn startable(engine: &Inner, exec: &Exec) -> Result<Arc<View>> {
 /// Starts an exec. The stream carries its input and output; none when detached.
 pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -> Result<Option<StdUnixStream>> {
     let view = startable(engine, exec)?;
-    let process = process(&view, &exec.spec).await?;
+    let process = process(engine, &view, &exec.spec).await?;
     let attached = |wanted: bool| wanted && !detach;
     let request = Request::Exec(Box::new(ExecRequest {
         id: exec.id.clone(),
@@ -222,7 +222,10 @@ fn exec_failure_code(text: &str) -> i32 {
 }
 
 /// The process of an exec: the container's own, changed by what the exec asks for.
-async fn process(view: &View, exec: &ExecSpec) -> Result<Process> {
+async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process> {
+    // A linked container that is gone has no variables any more.
+    let links = crate::network::linked(engine, &view.spec).unwrap_or_default();
+    let linked: Vec<String> = links.iter().flat_map(|link| link.environment()).collect();
     let spec = Arc::clone(&view.spec);
     let exec = exec.clone();
     let pid = view.state.pid().ok_or_else(|| EngineError::conflict(format!("container {} is not running", view.id)))?;
@@ -236,7 +239,7 @@ async fn process(view: &View, exec: &ExecSpec) -> Result<Process> {
         let identity = naru_runtime::user::resolve(std::os::fd::AsFd::as_fd(&root), user, &spec.process.groups)?;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let mut order = Vec::new();
-        for entry in oci::base_env(&spec, view_hostname(&spec), exec.tty).into_iter().chain(exec.env.iter().cloned()) {
+        for entry in linked.into_iter().chain(oci::base_env(&spec, view_hostname(&spec), exec.tty)).chain(exec.env.iter().cloned()) {
             let key = entry.split('=').next().unwrap_or_default().to_owned();
             if env.insert(key.clone(), entry).is_none() {
                 order.push(key);

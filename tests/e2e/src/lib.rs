@@ -102,6 +102,7 @@ read -r line
 export DOCKER_HOST="unix://$1/s"
 ids=$("$4" ps -aq 2>/dev/null)
 [ -z "$ids" ] || "$4" rm -f $ids >/dev/null 2>&1
+"$4" network prune -f >/dev/null 2>&1
 kill "$(cat "$1/pid")" 2>/dev/null
 while kill -0 "$(cat "$1/pid" 2>/dev/null)" 2>/dev/null; do sleep 0.05; done
 for p in /sys/fs/cgroup/*/"$3" /sys/fs/cgroup/"$3"; do [ -d "$p" ] || continue
@@ -165,6 +166,7 @@ impl Daemon {
             .arg(self.root.join("pid"))
             .args(["--bridge", &self.bridge(), "--bip", &format!("10.{}.{fourth}.1/24", 100 + third)])
             .args(["--cgroup-parent", &format!("/ne{}", self.number)])
+            .args(["--default-address-pool", &self.pool()])
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -188,6 +190,12 @@ impl Daemon {
     /// The daemon's bridge.
     pub fn bridge(&self) -> String {
         format!("ne{}", self.number)
+    }
+
+    /// Addresses for its networks that no other daemon of the tests uses: 256 of the carriers' block, in subnets of 8.
+    fn pool(&self) -> String {
+        let base = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(100, 64, 0, 0)) + self.number * 256);
+        format!("base={base}/24,size=29")
     }
 
     /// Pid of the daemon.

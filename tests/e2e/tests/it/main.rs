@@ -11,6 +11,7 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod logs;
+mod networks;
 mod runtimes;
 mod security;
 mod survival;

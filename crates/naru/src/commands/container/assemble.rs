@@ -207,6 +207,7 @@ fn host(flags: &ContainerFlags, binds: Vec<String>, bindings: PortMap, network_m
         oom_score_adj: flags.oom_score_adj.unwrap_or(0),
         pid_mode: text(&flags.pid),
         privileged: flags.privileged,
+        links: (!flags.link.is_empty()).then(|| flags.link.clone()),
         publish_all_ports: flags.publish_all,
         readonly_rootfs: flags.read_only,
         security_opt: list(&security_opt),
