@@ -25,6 +25,7 @@
 //! [`Firewall::watch`] tells of it and [`Firewall::repair`] makes everything anew.
 
 use crate::address::{IpNet, LinkName, Protocol, number_to_ip, octets};
+use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
@@ -110,6 +111,11 @@ impl PortMap {
     /// The container's end.
     pub fn container(&self) -> SocketAddr {
         SocketAddr::new(self.container_ip, self.container_port)
+    }
+
+    /// True when this is the host's end.
+    pub(crate) fn is_at(&self, at: SocketAddr) -> bool {
+        at.port() == self.host_port && at.is_ipv4() == self.host_ip.is_ipv4() && (self.host_ip.is_unspecified() || at.ip() == self.host_ip)
     }
 
     /// The element that rewrites it; none for what only the proxy serves: loopback, and IPv6 to IPv4.
@@ -254,11 +260,13 @@ impl State {
         self.bridges.remove(name)
     }
 
+    fn bridge_of(&self, container: IpAddr) -> Option<&BridgeRules> {
+        let (_, name) = self.subnets.range(..=container).next_back()?;
+        self.bridges.get(name).filter(|bridge| bridge.subnets.iter().any(|subnet| subnet.contains(container)))
+    }
+
     fn way(&self, port: &PortMap, mode: FirewallMode) -> Way {
-        let before = self.subnets.range(..=port.container_ip).next_back();
-        let bridge = before.and_then(|(_, name)| self.bridges.get(name));
-        let bridge = bridge.filter(|bridge| bridge.subnets.iter().any(|subnet| subnet.contains(port.container_ip)));
-        match bridge.map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
+        match self.bridge_of(port.container_ip).map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
             Some(GatewayMode::Routed) => Way::Opened,
             // A loopback address is kept from others in either mode.
             _ if mode == FirewallMode::Open || port.host_ip.is_loopback() => Way::Rewritten,
@@ -476,7 +484,10 @@ impl Firewall {
                 state.ports.remove(port);
             }
         }
-        changed
+        changed?;
+        let new: Vec<PortMap> = new.into_iter().map(|(port, _)| port).collect();
+        let socket = self.socket.lock().expect("an exchange does not panic");
+        conntrack::forget_published(&socket, &new, |address| state.bridge_of(address).is_some())
     }
 
     /// Takes ports back; absent ones are fine.
@@ -491,7 +502,9 @@ impl Firewall {
                 elements.retain(|element| !open.contains(element));
                 transaction.delete(set, &elements);
             }
-        })
+        })?;
+        let old: Vec<PortMap> = old.into_iter().map(|(port, _)| port).collect();
+        conntrack::forget_unpublished(&self.socket.lock().expect("an exchange does not panic"), &old)
     }
 
     /// Makes everything anew when the table is gone (`nft flush ruleset`), or was changed by others as a [`Watch`] saw;

@@ -13,6 +13,7 @@
 
 mod address;
 mod children;
+mod conntrack;
 pub mod dns;
 mod error;
 mod firewall;

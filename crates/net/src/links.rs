@@ -61,6 +61,8 @@ pub struct VethPlan {
 #[derive(Debug)]
 pub struct Links {
     socket: Mutex<Socket>,
+    /// Removing a link takes a grace period of the kernel; what is made meanwhile does not wait for it here.
+    removals: Mutex<Socket>,
     group: u32,
 }
 
@@ -73,7 +75,7 @@ fn group_of(owner: &str) -> u32 {
 impl Links {
     /// Links of the host for the engine called `owner`.
     pub fn open(owner: &str) -> Result<Links> {
-        Ok(Links { socket: Mutex::new(Socket::route()?), group: group_of(owner) })
+        Ok(Links { socket: Mutex::new(Socket::route()?), removals: Mutex::new(Socket::route()?), group: group_of(owner) })
     }
 
     pub(crate) fn group(&self) -> u32 {
@@ -155,6 +157,7 @@ impl Links {
         batch.text(ifla::IFNAME, name);
         batch.u32(ifla::GROUP, self.group);
         batch.u32(ifla::MASTER, plan.bridge);
+        one_queue(&mut batch);
         if let Some(mtu) = plan.mtu {
             batch.u32(ifla::MTU, mtu);
         }
@@ -165,6 +168,7 @@ impl Links {
                     b.raw(&interface(0, 0, false));
                     b.text(ifla::IFNAME, plan.container_name.as_str());
                     b.attribute(ifla::ADDRESS, &plan.mac.0);
+                    one_queue(b);
                     if let Some(mtu) = plan.mtu {
                         b.u32(ifla::MTU, mtu);
                     }
@@ -208,7 +212,7 @@ impl Links {
 
     /// Removes a link and what its rate needed; absent is fine.
     pub fn remove(&self, name: &LinkName) -> Result<()> {
-        let socket = self.socket();
+        let socket = self.removals.lock().expect("an exchange does not panic");
         remove_link(&socket, name)?;
         remove_link(&socket, &detour(name))
     }
@@ -270,11 +274,13 @@ impl Links {
     /// Removes this engine's links except those in `keep`: what a dead engine left. Goes on after an error and returns
     /// the first.
     pub fn cleanup(&self, keep: &HashSet<LinkName>) -> Result<Vec<String>> {
+        // What a kept link's rate needs is named after it.
+        let detours: HashSet<LinkName> = keep.iter().map(detour).collect();
         let mut removed = Vec::new();
         let mut first_error = Ok(());
         for link in self.list()?.into_iter().filter(|link| link.group == self.group) {
             let Ok(name) = link.name.parse::<LinkName>() else { continue };
-            if keep.contains(&name) {
+            if keep.contains(&name) || detours.contains(&name) {
                 continue;
             }
             match self.remove(&name) {
@@ -290,6 +296,13 @@ impl Links {
 /// bridge, which must be allowed to send it back where it came from.
 fn bridges_are_filtered() -> bool {
     std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// The kernel would make a queue for each processor, each with an object in sysfs and word to whoever listens, which is
+/// most of the time a pair takes on a large machine; packets pass a pair without waiting in any.
+fn one_queue(batch: &mut Batch) {
+    batch.u32(ifla::TX_QUEUES, 1);
+    batch.u32(ifla::RX_QUEUES, 1);
 }
 
 /// A container's link as its namespace sees it.

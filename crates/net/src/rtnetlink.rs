@@ -27,6 +27,8 @@ pub(crate) mod ifla {
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
+    pub const TX_QUEUES: u16 = 31;
+    pub const RX_QUEUES: u16 = 32;
     pub const INFO_KIND: u16 = 1;
     pub const INFO_DATA: u16 = 2;
     pub const INFO_SLAVE_KIND: u16 = 4;

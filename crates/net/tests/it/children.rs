@@ -182,6 +182,7 @@ fn rates_of_both_directions() {
     // The container has nothing of it that it could take away.
     assert!(container.output("tc qdisc show dev eth0").contains("noqueue"));
     assert_eq!(host.links.list().unwrap().len(), links + 1);
+    assert_eq!(host.links.cleanup(&[name("br-a"), end.clone()].into()).unwrap(), Vec::<String>::new(), "the detour is kept with its link");
     host.links.set_rate(&end, &Rate::default()).unwrap();
     host.links.set_rate(&end, &Rate::default()).unwrap();
     assert_eq!(host.links.list().unwrap().len(), links);

@@ -49,7 +49,9 @@ fn nothing_is_left() {
         let held = host.host.run(|| ports.reserve(Protocol::Tcp, &[address("0.0.0.0"), address("::")], (0, 0), "one").unwrap());
         let maps: Vec<PortMap> = held
             .iter()
-            .map(|held| map(Protocol::Tcp, &held.address.to_string(), if held.address.is_ipv4() { "172.30.0.2:80" } else { "[fd30::2]:80" }))
+            .map(|held| {
+                map(Protocol::Tcp, &held.address.to_string(), if held.address.is_ipv4() { "172.30.0.2:80" } else { "[fd30::2]:80" })
+            })
             .collect();
         host.firewall.publish(&maps).unwrap();
         host.firewall.unpublish(&maps).unwrap();
@@ -71,6 +73,7 @@ fn nothing_is_left() {
 }
 
 /// Best and median of some.
+#[expect(clippy::print_stderr, reason = "a measurement is told")]
 fn price(what: &str, count: usize, mut work: impl FnMut(usize) -> Duration) {
     let mut times: Vec<Duration> = (0..count).map(&mut work).collect();
     times.sort();

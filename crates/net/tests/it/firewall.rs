@@ -226,3 +226,54 @@ fn many_ports_in_one_transaction() {
     assert_eq!(host.outside.ask("10.9.0.1:22999"), None);
     assert!(times[0].as_millis() < 20, "{:?}", times[0]);
 }
+
+#[test]
+fn a_client_that_keeps_sending_finds_the_new_container() {
+    let host = Host::new();
+    let bridge = host.dual("br-a", ["172.30.0.0/24", "fd30::/64"], |_| {});
+    let (one, two) =
+        (host.dual_container(bridge, ["172.30.0.2/24", "fd30::2/64"]), host.dual_container(bridge, ["172.30.0.3/24", "fd30::3/64"]));
+    // Each answers with a word of its own.
+    for (container, word) in [(&one, "one"), (&two, "two"), (&host.host, "host")] {
+        for at in ["0.0.0.0:8053", "[::]:8053"] {
+            container.answer_udp(at, word);
+        }
+    }
+    for (at, containers) in
+        [("10.9.0.1:8053", ["172.30.0.2:8053", "172.30.0.3:8053"]), ("[fd09::1]:8053", ["[fd30::2]:8053", "[fd30::3]:8053"])]
+    {
+        // The same socket all the while, so the same flow.
+        let client = host.outside.udp_client(at);
+        let ask = || {
+            client.send(b"?").unwrap();
+            let mut buffer = [0; 10];
+            client.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let any = if at.starts_with('[') { "[::]:8053" } else { "0.0.0.0:8053" };
+        let maps = containers.map(|container| map(Protocol::Udp, any, container));
+        assert_eq!(ask().as_deref(), Some("host"), "{at}");
+        host.firewall.publish(&maps[..1]).unwrap();
+        assert_eq!(ask().as_deref(), Some("one"), "{at}");
+        host.firewall.unpublish(&maps[..1]).unwrap();
+        host.firewall.publish(&maps[1..]).unwrap();
+        assert_eq!(ask().as_deref(), Some("two"), "{at}");
+        host.firewall.unpublish(&maps[1..]).unwrap();
+        assert_eq!(ask().as_deref(), Some("host"), "{at}");
+    }
+}
+
+#[test]
+fn a_host_that_takes_routes_from_advertisements_still_does() {
+    let host = Namespace::new();
+    host.ip("link add wan type veth peer name lan");
+    let file = |name: &str| host.run(|| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}")).unwrap());
+    host.run(|| std::fs::write("/proc/sys/net/ipv6/conf/lan/accept_ra", "0").unwrap());
+    let before = file("wan/accept_ra");
+    host.run(|| naru_net::enable_forwarding(false).unwrap());
+    assert_eq!((file("all/forwarding"), file("wan/accept_ra")), ("0\n".to_owned(), before));
+    host.run(|| std::fs::write("/proc/sys/net/ipv6/conf/wan/accept_ra", "1").unwrap());
+    for _ in 0..2 {
+        host.run(|| naru_net::enable_forwarding(true).unwrap());
+        assert_eq!((file("all/forwarding"), file("wan/accept_ra"), file("lan/accept_ra")), ("1\n".into(), "2\n".into(), "0\n".into()));
+    }
+}

@@ -61,6 +61,32 @@ impl Namespace {
         });
     }
 
+    /// Answers every datagram with a word, from the address it came to.
+    pub fn answer_udp(&self, address: &str, word: &'static str) {
+        let address: SocketAddr = address.parse().unwrap();
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = self.run(|| rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap());
+        if address.is_ipv6() {
+            rustix::net::sockopt::set_ipv6_v6only(&socket, true).unwrap();
+        }
+        rustix::net::bind(&socket, &address).unwrap();
+        let socket = UdpSocket::from(socket);
+        std::thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0; 100]) {
+                socket.send_to(word.as_bytes(), from).ok();
+            }
+        });
+    }
+
+    /// A socket that talks to one address.
+    pub fn udp_client(&self, to: &str) -> UdpSocket {
+        let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = self.run(|| UdpSocket::bind(any).unwrap());
+        self.run(|| socket.connect(to).unwrap());
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    }
+
     /// What a server answers, if it can be reached.
     pub fn ask(&self, address: &str) -> Option<String> {
         let address: SocketAddr = address.parse().unwrap();
