@@ -178,7 +178,7 @@ fn fail(slot: &Mutex<Option<Error>>, error: Error) -> io::Error {
 }
 
 /// The bytes of an answer on a blocking thread.
-pub struct BlobReader {
+pub(crate) struct BlobReader {
     pieces: mpsc::Receiver<Result<Bytes>>,
     rest: Bytes,
     failure: Arc<Mutex<Option<Error>>>,

@@ -15,10 +15,10 @@ use crate::url::Url;
 use ::http::header::AUTHORIZATION;
 use naru_store::ImageConfig;
 use naru_types::{Digest, ImageRef, Platform};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// The registry whose name in references is not that of its host.
 const HUB: &str = "docker.io";
@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub pulls: Flights<PullKey, PullEvent, Pulled>,
     pub pushes: Flights<PushKey, PushEvent, Pushed>,
     /// Blobs that are being fetched by some pull.
-    pub fetching: Mutex<HashSet<Digest>>,
+    pub fetching: Mutex<HashMap<Digest, watch::Receiver<bool>>>,
     /// Diff ids of blobs that pulls have fetched lately: an image that is not recorded yet may have brought them.
     pub fetched: Mutex<HashMap<Digest, Digest>>,
 }

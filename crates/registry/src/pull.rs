@@ -408,19 +408,44 @@ struct LayerTask {
 struct Fetching {
     client: Arc<Inner>,
     digest: Digest,
-    first: bool,
+    /// Told when the store has begun with it; nothing when another pull fetches the blob.
+    begun: Option<watch::Sender<bool>>,
 }
 
 impl Fetching {
-    fn new(client: &Arc<Inner>, digest: &Digest) -> Self {
-        let first = client.fetching.lock().expect("nothing panics while it is held").insert(digest.clone());
-        Fetching { client: client.clone(), digest: digest.clone(), first }
+    /// Waits while another pull is about to fetch the blob: once the store has begun with it, a second call there waits for
+    /// the first and tells its progress.
+    async fn new(client: &Arc<Inner>, digest: &Digest) -> Fetching {
+        loop {
+            let (begun, watched) = watch::channel(false);
+            let other = {
+                let mut fetching = client.fetching.lock().expect("nothing panics while it is held");
+                match fetching.get(digest) {
+                    Some(other) => Some(other.clone()),
+                    None => {
+                        fetching.insert(digest.clone(), watched);
+                        None
+                    }
+                }
+            };
+            let fetching = |begun| Fetching { client: client.clone(), digest: digest.clone(), begun };
+            match other {
+                None => return fetching(Some(begun)),
+                Some(mut other) => {
+                    // An error: the other one ended, and with it its mark.
+                    if other.wait_for(|begun| *begun).await.is_ok() {
+                        return fetching(None);
+                    }
+                }
+            }
+        }
     }
 }
 
 impl Drop for Fetching {
     fn drop(&mut self) {
-        if self.first {
+        // Before the sender goes, so that who waits for it finds no mark.
+        if self.begun.is_some() {
             self.client.fetching.lock().expect("nothing panics while it is held").remove(&self.digest);
         }
     }
@@ -436,7 +461,7 @@ impl LayerTask {
                 permit.map_err(|_| Error::Cancelled("the pull of a layer"))?
             }
         };
-        let fetching = Fetching::new(&self.client, &self.layer.digest);
+        let fetching = Fetching::new(&self.client, &self.layer.digest).await;
         let lately = self.client.fetched.lock().expect("nothing panics while it is held").get(&self.layer.digest).cloned();
         let found = lately.and_then(|diff_id| self.ingest.known_layer(&self.layer.digest, &diff_id));
         if let Some(found) = found {
@@ -453,7 +478,7 @@ impl LayerTask {
             told.as_ref().and_then(|diff_ids| diff_ids.get(at).cloned())
         };
         // Another pull fetches the blob: the store waits for that one, asking the registry would be in vain.
-        let diff_id = if fetching.first { tokio::join!(source.prepare(), diff_id).1 } else { diff_id.await };
+        let diff_id = if fetching.begun.is_some() { tokio::join!(source.prepare(), diff_id).1 } else { diff_id.await };
         let expected = Expected {
             digest: Some(self.layer.digest.clone()),
             size: Some(self.layer.size),
@@ -463,24 +488,32 @@ impl LayerTask {
         let (client, ingest, news) = (self.client, self.ingest, self.news.clone());
         let fetched = blocking(move || {
             // These end with the work, not with who waits for it.
-            let _held = (permit, fetching);
-            let mut open = |offset| source.open(offset).map(|reader| Box::new(reader) as Box<dyn Read>);
+            let _permit = permit;
+            let fetching = fetching;
+            let mut open = |offset| {
+                if let Some(begun) = &fetching.begun {
+                    begun.send_replace(true);
+                }
+                source.open(offset).map(|reader| Box::new(reader) as Box<dyn Read>)
+            };
             let fetched = ingest.fetch_layer(&expected, &mut open as &mut dyn FnMut(u64) -> io::Result<Box<dyn Read>>, &|progress| {
                 news.progress(&progress);
             });
-            fetched.map_err(|error| match error {
+            let fetched = fetched.map_err(|error| match error {
                 // What broke is known better here.
                 naru_store::Error::Stream { .. } => source.failure().unwrap_or(Error::Store(error)),
                 error => Error::Store(error),
-            })
+            })?;
+            // Before the blob counts as no longer being fetched.
+            let mut lately = client.fetched.lock().expect("nothing panics while it is held");
+            if lately.len() >= MAX_LATELY {
+                lately.clear();
+            }
+            lately.insert(fetched.digest.clone(), fetched.diff_id.clone());
+            Ok(fetched)
         })
         .await?;
         self.news.tell(LayerState::Complete);
-        let mut lately = client.fetched.lock().expect("nothing panics while it is held");
-        if lately.len() >= MAX_LATELY {
-            lately.clear();
-        }
-        lately.insert(fetched.digest.clone(), fetched.diff_id.clone());
         Ok(fetched)
     }
 }

@@ -148,9 +148,8 @@ impl Proxy {
         let (status, answer_headers, bytes) = super::support::request(&seen.method, &url, &borrowed, bytes.to_vec()).await;
         let mut answer = Response::builder().status(status);
         for (name, value) in &answer_headers {
-            if !matches!(name.as_str(), "transfer-encoding" | "connection")
-                && !(name == "content-length" && matches!(act, Act::EndAfter(_) | Act::Half))
-            {
+            let other_length = name == "content-length" && matches!(act, Act::EndAfter(_) | Act::Half);
+            if !other_length && !matches!(name.as_str(), "transfer-encoding" | "connection") {
                 answer = answer.header(name, value);
             }
         }

@@ -60,7 +60,7 @@ async fn layers_that_are_here_are_not_asked_for() {
     let registry = Registry::start();
     let proxy = Proxy::start(&registry.address, |_, _| Act::Pass).await;
     let (base, more) = (layer("base", &noise(1, 200_000)), layer("more", &noise(2, 50_000)));
-    let first = Image::new(&[base.clone()], Packing::Gzip);
+    let first = Image::new(std::slice::from_ref(&base), Packing::Gzip);
     // The same layer twice is fetched once.
     let second = Image::new(&[base, more.clone(), more], Packing::Gzip);
     put_image(&registry.address, "x", "1", &first).await;
