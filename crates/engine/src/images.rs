@@ -5,7 +5,7 @@ use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
 use naru_store::{
-    CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, Store,
+    CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, SaveOptions, Store,
 };
 use naru_types::{Digest, ImageRef};
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ impl Engine {
         for name in &names {
             images.push(self.image(name)?);
         }
-        self.with_store(move |store| store.save(&names, &mut output)).await?;
+        self.with_store(move |store| store.save(&names, &SaveOptions::default(), &mut output)).await?;
         for image in images {
             self.image_event("save", &image.id, image.id.to_string());
         }

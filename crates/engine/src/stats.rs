@@ -15,6 +15,8 @@ pub struct InterfaceStats {
     pub received: [u64; 4],
     /// Bytes, packets, errors, drops sent.
     pub sent: [u64; 4],
+    /// Bandwidth limits in bits per second, in and out, where there are any.
+    pub rate: (Option<u64>, Option<u64>),
 }
 
 /// One sample.
@@ -41,7 +43,7 @@ fn parse_interfaces(text: &str) -> BTreeMap<String, InterfaceStats> {
         let counters: Vec<u64> = counters.split_whitespace().filter_map(|number| number.parse().ok()).collect();
         let four = |from: usize| counters.get(from..from + 4)?.try_into().ok();
         (name.trim() != "lo").then_some(())?;
-        Some((name.trim().to_owned(), InterfaceStats { received: four(0)?, sent: four(8)? }))
+        Some((name.trim().to_owned(), InterfaceStats { received: four(0)?, sent: four(8)?, rate: (None, None) }))
     };
     text.lines().filter_map(line).collect()
 }
@@ -63,10 +65,16 @@ fn sample(view: &View) -> Result<Sample> {
     let (system_cpu_ns, cpus) = parse_cpu(&text("/proc/stat"));
     let memory = text("/proc/meminfo");
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+    let mut interfaces = parse_interfaces(&text(&format!("/proc/{pid}/net/dev")));
+    for endpoint in &run.place.endpoints {
+        if let Some(interface) = interfaces.get_mut(&endpoint.container_interface) {
+            interface.rate = (endpoint.rate_in, endpoint.rate_out);
+        }
+    }
     Ok(Sample {
         at: Timestamp::now(),
         cgroup: Cgroup::new(&run.cgroup)?.stats(),
-        interfaces: parse_interfaces(&text(&format!("/proc/{pid}/net/dev"))),
+        interfaces,
         system_cpu_ns,
         cpus,
         host_memory: kib * 1024,
@@ -95,7 +103,7 @@ mod tests {
         let text = "Inter-|   Receive\n face |bytes\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  eth0: 10 2 3 4 0 0 0 0 50 6 7 8 0 0 0 0\n";
         let interfaces = parse_interfaces(text);
         assert_eq!(interfaces.len(), 1);
-        assert_eq!(interfaces["eth0"], InterfaceStats { received: [10, 2, 3, 4], sent: [50, 6, 7, 8] });
+        assert_eq!(interfaces["eth0"], InterfaceStats { received: [10, 2, 3, 4], sent: [50, 6, 7, 8], rate: (None, None) });
         let (time, cpus) = parse_cpu("cpu  1 2 3 4 0 0 0 0 0 0\ncpu0 1 2 3 4\ncpu1 0 0 0 0\nintr 5\n");
         assert_eq!((time, cpus), (10 * (1_000_000_000 / rustix::param::clock_ticks_per_second()), 2));
     }

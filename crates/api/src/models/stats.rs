@@ -111,5 +111,11 @@ stats! {
         pub tx_packets: u64,
         pub tx_errors: u64,
         pub tx_dropped: u64,
+        /// Naru's own: most bits per second into the container.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub rate_in: u64,
+        /// Naru's own: most bits per second out of the container.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub rate_out: u64,
     }
 }

@@ -64,7 +64,19 @@ fn wire(id: &str, name: &str, now: Option<&Sample>, before: Option<&Sample>) -> 
     let network = |counters: &naru_engine::stats::InterfaceStats| {
         let ([rx_bytes, rx_packets, rx_errors, rx_dropped], [tx_bytes, tx_packets, tx_errors, tx_dropped]) =
             (counters.received, counters.sent);
-        models::NetworkStats { rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped }
+        let (rate_in, rate_out) = counters.rate;
+        models::NetworkStats {
+            rx_bytes,
+            rx_packets,
+            rx_errors,
+            rx_dropped,
+            tx_bytes,
+            tx_packets,
+            tx_errors,
+            tx_dropped,
+            rate_in: rate_in.unwrap_or_default(),
+            rate_out: rate_out.unwrap_or_default(),
+        }
     };
     let networks: BTreeMap<String, models::NetworkStats> =
         sample.interfaces.iter().map(|(name, counters)| (name.clone(), network(counters))).collect();

@@ -42,6 +42,12 @@ pub struct Endpoint {
     pub publishes: bool,
     /// The network with the highest one leads out.
     pub gateway_priority: i64,
+    /// Most bits per second into the container.
+    #[serde(default)]
+    pub rate_in: Option<u64>,
+    /// Most bits per second out of the container.
+    #[serde(default)]
+    pub rate_out: Option<u64>,
 }
 
 impl Endpoint {
@@ -178,13 +184,14 @@ impl EndpointOptions {
     }
 }
 
-/// `net.ipv4.conf.IFNAME.log_martians=1`.
+/// `net.ipv4.conf.IFNAME.log_martians=1`. The docker CLI sends `ifname`.
 fn sysctl(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("invalid sysctl {text:?}: expected name=value"))?;
+    let name = name.split('.').map(|field| if field == "ifname" { "IFNAME" } else { field }).collect::<Vec<_>>().join(".");
     let fields: Vec<&str> = name.split('.').collect();
     match fields[..] {
         ["net", "ipv4" | "ipv6" | "mpls", "conf" | "neigh", "IFNAME", _] | ["net", "mpls", _, "IFNAME"] => {
-            Ok((name.to_owned(), value.to_owned()))
+            Ok((name.clone(), value.to_owned()))
         }
         _ => Err(format!("invalid sysctl {name:?}: expected net.ipv4.conf.IFNAME.<parameter> or the like")),
     }
@@ -232,6 +239,8 @@ mod tests {
             leads_out,
             publishes: true,
             gateway_priority: priority,
+            rate_in: None,
+            rate_out: None,
         }
     }
 
@@ -268,7 +277,7 @@ mod tests {
             EndpointOptions::parse(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>())
         };
         let parsed =
-            parse(&[(SYSCTLS, "net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.IFNAME.accept_ra=0"), (RATE_IN, "10mbit")]).unwrap();
+            parse(&[(SYSCTLS, "net.ipv4.conf.IFNAME.log_martians=1,net.ipv6.conf.ifname.accept_ra=0"), (RATE_IN, "10mbit")]).unwrap();
         assert_eq!(parsed.sysctls.len(), 2);
         assert_eq!(parsed.rate, Some(Rate { ingress: Some(10_000_000), egress: None }));
         for (key, value) in

@@ -1,6 +1,6 @@
 //! A network as it lives: its addresses, who is on it under which names, its links on the host.
 
-use super::endpoint::{Address, Endpoint};
+use super::endpoint::{Address, Endpoint, EndpointOptions};
 use super::record::{BridgeOptions, Driver, Network, Options};
 use crate::error::{EngineError, Result};
 use crate::spec::Attachment;
@@ -165,6 +165,8 @@ impl Entry {
             Driver::Ipvlan => None,
             _ => Some(wanted.mac.map_or_else(|| ipv4.map_or_else(MacAddress::random, MacAddress::of), MacAddress).0),
         };
+        // Parsed and checked before.
+        let rate = EndpointOptions::parse(&wanted.options).ok().and_then(|options| options.rate);
         let mut names = vec![name.to_owned()];
         names.extend(wanted.aliases.iter().cloned());
         names.push(container.short().to_owned());
@@ -185,6 +187,8 @@ impl Entry {
             leads_out: self.record.leads_out(),
             publishes: self.bridge().is_some() && !self.record.internal,
             gateway_priority: wanted.gateway_priority,
+            rate_in: rate.and_then(|rate| rate.ingress),
+            rate_out: rate.and_then(|rate| rate.egress),
         }
     }
 

@@ -78,6 +78,42 @@ impl Attachment {
     }
 }
 
+/// `--net-rate`: bandwidth into and out of a container.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NetRate {
+    pub ingress: Option<String>,
+    pub egress: Option<String>,
+}
+
+/// `10mbit` for both directions, or `in=10mbit,out=5mbit`.
+pub fn rate(text: &str) -> Parsed<NetRate> {
+    let value = |text: &str| {
+        let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+        let known = ["", "bit", "kbit", "mbit", "gbit", "bps", "kbps", "mbps", "gbps"].contains(&text[digits..].to_lowercase().as_str());
+        if digits > 0 && known { Ok(Some(text.to_owned())) } else { Err(format!("invalid rate {text:?}: use a number with kbit, mbit or gbit")) }
+    };
+    if !text.contains('=') {
+        return Ok(NetRate { ingress: value(text)?, egress: value(text)? });
+    }
+    let mut rate = NetRate::default();
+    for field in super::csv(text)? {
+        match field.split_once('=') {
+            Some(("in", one)) => rate.ingress = value(one)?,
+            Some(("out", one)) => rate.egress = value(one)?,
+            _ => return Err(format!("invalid field {field}: use in=RATE and out=RATE")),
+        }
+    }
+    Ok(rate)
+}
+
+impl NetRate {
+    /// The driver options of an endpoint that say the same.
+    pub fn options(&self) -> StringMap {
+        let both = [("naru.network.rate.in", &self.ingress), ("naru.network.rate.out", &self.egress)];
+        both.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?))).collect()
+    }
+}
+
 /// A MAC address of six bytes.
 pub fn mac(text: &str) -> Parsed<String> {
     let separator = if text.contains('-') { '-' } else { ':' };

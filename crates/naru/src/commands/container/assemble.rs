@@ -274,7 +274,10 @@ fn networking(flags: &ContainerFlags) -> Parsed<(NetworkingConfig, String)> {
     let mode = attachments[0].target.clone();
     apply_plain_flags(flags, &mut attachments[0])?;
     let mut endpoints = BTreeMap::new();
-    for attachment in attachments {
+    for mut attachment in attachments {
+        if let Some(rate) = &flags.net_rate {
+            attachment.driver_options.extend(rate.options());
+        }
         let endpoint = attachment.endpoint();
         if attachment.target == "default" && endpoint == EndpointSettings::default() {
             continue;

@@ -206,6 +206,9 @@ pub struct ContainerFlags {
     /// Name of the container
     #[arg(long, value_name = "string")]
     pub name: Option<String>,
+    /// Bandwidth of the container: RATE, or in=RATE,out=RATE (800kbit, 10mbit, 1gbit)
+    #[arg(long, value_name = "rate", value_parser = networks::rate)]
+    pub net_rate: Option<networks::NetRate>,
     /// Connect to a network
     #[arg(long, alias = "net", value_name = "network", value_parser = networks::network)]
     pub network: Vec<Attachment>,
