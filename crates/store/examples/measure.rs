@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for the one who measures")]
 
-use naru_store::{Driver, Expected, Ingest, Limits, LoadOptions, NewImage, RemoveOptions, Store, StoreConfig};
+use naru_store::{Driver, Expected, Ingest, Limits, LoadOptions, NewImage, RemoveOptions, SaveOptions, Store, StoreConfig};
 use naru_types::{Digest, ImageRef};
 use serde_json::Value;
 use std::fs::File;
@@ -74,7 +74,7 @@ fn fetch(ingest: &Ingest, layout: &Path) {
 }
 
 fn save_and_remove(store: &Arc<Store>, name: &str) {
-    timed("save", || store.save(&[name.to_owned()], &mut File::create("/dev/null").unwrap()).unwrap());
+    timed("save", || store.save(&[name.to_owned()], &SaveOptions::default(), &mut File::create("/dev/null").unwrap()).unwrap());
     timed("remove", || store.remove(name, RemoveOptions::default(), &|_| Vec::new()).unwrap());
     timed("sweep", || store.sweep().unwrap());
 }

@@ -282,7 +282,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    fn make_parents(&self, above: &[u8], path: &[u8]) -> Result<()> {
+    fn make_parents(&mut self, above: &[u8], path: &[u8]) -> Result<()> {
         let refuse = |errno: Errno| Error::entry(path, format!("cannot make its directory: {}", std::io::Error::from(errno)));
         let mut done = 0;
         while done < above.len() {
@@ -290,7 +290,13 @@ impl<'a> Applier<'a> {
             let name = &above[done..end];
             let parent = open_in(self.root, &above[..done], OFlags::DIRECTORY | OFlags::PATH).map_err(refuse)?;
             match stat_opt(&parent, name).map_err(refuse)? {
-                None => rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(refuse)?,
+                None => {
+                    rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(refuse)?;
+                    if self.is_layer() {
+                        // Nothing says when: the same layer gives the same tree everywhere.
+                        self.dirs.push((above[..end].to_vec(), Timespec { tv_sec: 0, tv_nsec: 0 }));
+                    }
+                }
                 Some(stat) if is_whiteout(&stat) && self.is_layer() => {
                     // Deleted below, made anew here: what was below stays hidden.
                     rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(refuse)?;
@@ -518,7 +524,8 @@ impl<'a> Applier<'a> {
     }
 
     fn directory_times(&mut self) -> Result<()> {
-        for (path, modified) in self.dirs.drain(..).rev() {
+        // In the order of the entries: of several for one directory the last counts.
+        for (path, modified) in self.dirs.drain(..) {
             // A later entry may have replaced the directory: then its own times count.
             if let Ok(dir) = open_in(self.root, &path, DIR_FLAGS) {
                 let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: modified };

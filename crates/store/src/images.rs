@@ -303,7 +303,11 @@ impl Store {
     pub(crate) fn forget_image(&self, id: &Digest) -> Result<()> {
         let mut database = self.database.lock().expect("a database write does not panic");
         database.write(&[Write::DeleteImage(id)])?;
-        self.index.write().expect("the index is not poisoned").images.remove(id);
+        {
+            let mut index = self.index.write().expect("the index is not poisoned");
+            index.images.remove(id);
+            index.broken.remove(id);
+        }
         self.discard(&self.root.join("init").join(id.hex()))
     }
 
@@ -400,6 +404,12 @@ impl Store {
             }
             let untag = image.tags.into_iter().chain(image.digests).collect();
             removed.extend(self.remove_references(&image.id, untag, RemoveOptions::default())?);
+        }
+        let broken: Vec<Digest> = self.index.read().expect("the index is not poisoned").broken.keys().cloned().collect();
+        for id in broken {
+            self.forget_image(&id)?;
+            self.collect()?;
+            removed.push(Removed::Deleted(id));
         }
         let partial = self.partials.sweep(Duration::ZERO)?;
         Ok((removed, before.saturating_sub(self.disk_usage().layers) + partial))

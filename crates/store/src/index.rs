@@ -89,6 +89,8 @@ pub(crate) struct StoredImage {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub images: BTreeMap<Digest, StoredImage>,
+    /// Images whose config cannot be read: not listed, but what they need stays for a repair.
+    pub broken: BTreeMap<Digest, ImageRecord>,
     /// `domain/path:tag` → image.
     pub tags: BTreeMap<ImageRef, Digest>,
     /// `domain/path@digest` → image.
@@ -122,13 +124,17 @@ impl Index {
         self.containers.values().any(|used| used.as_ref() == Some(image))
     }
 
+    fn records(&self) -> impl Iterator<Item = (&Digest, &ImageRecord)> {
+        self.images.iter().map(|(id, image)| (id, &image.record)).chain(&self.broken)
+    }
+
     /// Blobs that images or unfinished ingests need.
     pub fn live_blobs(&self) -> HashSet<Digest> {
         let mut live: HashSet<Digest> = self.pins.keys().cloned().collect();
-        for (id, image) in &self.images {
-            live.extend([id.clone(), image.record.manifest.clone()]);
-            live.extend(image.record.indexes.iter().map(|index| index.digest.clone()));
-            live.extend(image.record.layers.iter().map(|layer| layer.digest.clone()));
+        for (id, record) in self.records() {
+            live.extend([id.clone(), record.manifest.clone()]);
+            live.extend(record.indexes.iter().map(|index| index.digest.clone()));
+            live.extend(record.layers.iter().map(|layer| layer.digest.clone()));
         }
         live
     }
@@ -136,7 +142,7 @@ impl Index {
     /// Unpacked layers that images or unfinished ingests need.
     pub fn live_layers(&self) -> HashSet<Digest> {
         let mut live: HashSet<Digest> = self.pins.keys().cloned().collect();
-        live.extend(self.images.values().flat_map(|image| image.record.layers.iter().map(|layer| layer.diff_id.clone())));
+        live.extend(self.records().flat_map(|(_, record)| record.layers.iter().map(|layer| layer.diff_id.clone())));
         live
     }
 }

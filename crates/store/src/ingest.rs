@@ -123,7 +123,9 @@ impl Drop for Pins {
                 }
             }
             let (layers, blobs) = (index.live_layers(), index.live_blobs());
-            pinned.iter().any(|digest| !layers.contains(digest) && !blobs.contains(digest))
+            let dead_layers = pinned.iter().any(|digest| index.layers.contains_key(digest) && !layers.contains(digest));
+            drop(index);
+            dead_layers || pinned.iter().any(|digest| !blobs.contains(digest) && self.store.has_blob(digest))
         };
         if orphans && let Err(error) = self.store.collect() {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot discard what an unfinished image left, the next start does");
@@ -281,7 +283,7 @@ impl Ingest {
         let (target, packed) = (self.spool_path(), self.spool_path());
         let spool = match &keep {
             Keep::New(path) => Some(path.to_path_buf()),
-            Keep::Append(..) => None,
+            Keep::Append(..) | Keep::Nothing => None,
         };
         if !known {
             std::fs::create_dir(&target).at("create", target.display())?;
@@ -461,6 +463,7 @@ impl Ingest {
         for reference in references {
             index.name(reference, id.clone());
         }
+        index.broken.remove(id);
         index.images.insert(id.clone(), StoredImage { record, config: Arc::new(config) });
         Ok(id.clone())
     }
@@ -541,12 +544,7 @@ impl Ingest {
             // A blob that was here all along was fetched for its lost layer.
             store.partials.remove(&layer.digest)?;
         }
-        for directory in ["blobs/sha256", "layers"] {
-            let path = store.root.join(directory);
-            let open = open_dir(&path).at("open", path.display())?;
-            rustix::fs::fsync(&open).at("sync", path.display())?;
-        }
-        Ok(())
+        store.sync_places()
     }
 }
 

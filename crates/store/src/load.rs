@@ -7,7 +7,7 @@ use crate::config::{ImageConfig, null};
 use crate::error::{Error, Result};
 use crate::index::LayerBlob;
 use crate::ingest::{Ingest, NewImage, Report};
-use crate::manifest::{self, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST, check_count};
+use crate::manifest::{self, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST, check_count, matches};
 use crate::spool::Files;
 use crate::store::Store;
 use naru_types::{Digest, ImageRef, Platform};
@@ -134,12 +134,9 @@ impl Archive<'_> {
         self.oci_images(&index.manifests)
     }
 
-    /// True when the user asked for an image of this platform; a variant counts where both name one.
+    /// True when the user asked for an image of this platform.
     fn wants(&self, platform: &Platform) -> bool {
-        self.wanted.iter().any(|wanted| {
-            (&wanted.os, &wanted.architecture) == (&platform.os, &platform.architecture)
-                && (wanted.variant.is_none() || platform.variant.is_none() || wanted.variant == platform.variant)
-        })
+        self.wanted.iter().any(|wanted| matches(wanted, platform))
     }
 
     fn none_wanted(&self) -> Error {

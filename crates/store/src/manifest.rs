@@ -142,6 +142,12 @@ pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Document> {
     }
 }
 
+/// True when an image of this platform is one of those asked for; a variant counts where both name one.
+pub(crate) fn matches(wanted: &Platform, platform: &Platform) -> bool {
+    (&wanted.os, &wanted.architecture) == (&platform.os, &platform.architecture)
+        && (wanted.variant.is_none() || platform.variant.is_none() || wanted.variant == platform.variant)
+}
+
 /// More layers than overlayfs can stack are refused before anything is unpacked.
 pub(crate) fn check_count(layers: usize) -> Result<()> {
     if layers > MAX_LAYERS {

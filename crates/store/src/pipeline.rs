@@ -32,6 +32,8 @@ const DEPTH: usize = 8;
 pub(crate) enum Keep<'a> {
     /// A compressed blob is written to a new file; a plain one is kept as its recipe.
     New(&'a Path),
+    /// Nothing is kept of them.
+    Nothing,
     /// The file has the first bytes already; what follows is added.
     Append(File, u64),
 }
@@ -67,7 +69,7 @@ pub(crate) fn run(source: &mut dyn Read, plan: Plan<'_>, progress: &mut dyn FnMu
     let (copy, have) = match keep {
         Keep::New(path) if compression != Compression::None => (Some(File::create_new(path).at("create", path.display())?), 0),
         Keep::Append(file, have) => (Some(file), have),
-        Keep::New(_) => (None, 0),
+        Keep::New(_) | Keep::Nothing => (None, 0),
     };
     let feed = Feed { hash: Sha256::new(), size: 0, copy, have, space, limits };
     std::thread::scope(|scope| {

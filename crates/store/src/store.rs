@@ -164,6 +164,16 @@ impl Store {
         Ok(())
     }
 
+    /// Makes durable which files are in place.
+    pub(crate) fn sync_places(&self) -> Result<()> {
+        for directory in ["blobs/sha256", "layers"] {
+            let path = self.root.join(directory);
+            let open = open_dir(&path).at("open", path.display())?;
+            rustix::fs::fsync(&open).at("sync", path.display())?;
+        }
+        Ok(())
+    }
+
     fn wake_sweeper(&self) {
         if let Some(wake) = &self.wake {
             // The sweeper ends only after this sender is dropped.
@@ -191,7 +201,8 @@ impl Store {
                     }
                     // One damaged image must not keep the engine from starting.
                     Err(error) => {
-                        tracing::warn!(image = %id, error = &error as &dyn std::error::Error, "an image cannot be read and is left out")
+                        tracing::warn!(image = %id, error = &error as &dyn std::error::Error, "an image cannot be read and is left out");
+                        index.broken.insert(id, record);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Loading, naming, saving and removing images.
 
 use crate::support::*;
-use naru_store::{ImageUser, LoadOptions, Loaded, PruneOptions, RemoveOptions, Removed};
+use naru_store::{ImageUser, LoadOptions, Loaded, PruneOptions, RemoveOptions, Removed, SaveOptions};
 use naru_types::{ContainerId, Digest, ImageRef};
 
 fn nobody(_: &Digest) -> Vec<ImageUser> {
@@ -162,7 +162,7 @@ fn saved_bytes_are_the_same_and_load_again() {
     fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     let save = |fixture: &Fixture, names: &[&str]| {
         let mut bytes = Vec::new();
-        fixture.save(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), &mut bytes).unwrap();
+        fixture.save(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), &SaveOptions::default(), &mut bytes).unwrap();
         bytes
     };
     let saved = save(&fixture, &["one"]);
