@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use naru_fuzz::parts;
-use naru_net::resolv::{ResolvConf, is_stub, render};
+use naru_net::resolv::{ResolvConf, is_stub, render, render_for_resolver};
 use std::net::IpAddr;
 
 fuzz_target!(|data: &[u8]| {
@@ -20,4 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let read = ResolvConf::parse(&text);
     assert!((1..=3).contains(&read.servers.len()), "{text}");
     assert!(!dns.is_empty() || read.servers.iter().all(|server| !server.is_loopback()), "{text}");
+    let made = render_for_resolver(host, &dns, search, options);
+    assert_eq!(ResolvConf::parse(&made.text).servers.len(), 1, "{}", made.text);
+    assert!(made.upstream.len() <= 3);
 });

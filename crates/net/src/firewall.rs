@@ -410,6 +410,12 @@ impl Firewall {
         Watch::open(&self.table, own_port, self.damaged.clone())
     }
 
+    /// Chains of others that drop what is forwarded unless they accept it themselves, as `ip filter FORWARD`: containers
+    /// have no outside behind them, whatever is accepted here. They are not changed; who runs the host should know.
+    pub fn obstacles(&self) -> Result<Vec<String>> {
+        nft::dropping_forward(&self.socket.lock().expect("an exchange does not panic"), &self.table)
+    }
+
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the
     /// containers that still run were given to [`Firewall::restore`].
     pub fn ensure(&self) -> Result<()> {

@@ -151,12 +151,13 @@ impl Socket {
     }
 
     pub fn netfilter() -> Result<Self> {
-        Self::open(Some(NETFILTER), "netfilter")
+        Self::netfilter_events(0)
     }
 
     /// A socket that hears of changes to the groups of these bits.
     pub fn netfilter_events(groups: u32) -> Result<Self> {
-        let socket = Self::netfilter()?;
+        let socket = Self::open(Some(NETFILTER), "netfilter")?;
+        // Bound also to none: only then it has a number of its own.
         let bound = rustix::net::bind(&socket.0, &SocketAddrNetlink::new(0, groups));
         bound.map(|()| socket).map_err(|errno| Error::kernel("listen to", "changes of nftables", errno))
     }

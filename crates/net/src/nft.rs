@@ -4,7 +4,7 @@
 //! the same place.
 
 use crate::error::Result;
-use crate::netlink::{Batch, Socket, flags};
+use crate::netlink::{Batch, Socket, attributes, flags};
 
 pub(crate) const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 16;
@@ -13,6 +13,7 @@ const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const NEW_RULE: u16 = SUBSYSTEM | 6;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
@@ -270,6 +271,40 @@ pub(crate) fn table_exists(socket: &Socket, table: &str) -> Result<bool> {
         Err(error) if error.errno() == Some(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Chains of other tables that drop what is forwarded unless a rule of theirs accepts it: as `ip filter FORWARD`.
+pub(crate) fn dropping_forward(socket: &Socket, own_table: &str) -> Result<Vec<String>> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 3;
+    const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
+    let mut batch = Batch::default();
+    batch.begin(GET_CHAIN, flags::DUMP, "list", "chains of nftables", &header(0, 0));
+    let mut found = Vec::new();
+    for answer in socket.dump(batch)? {
+        let family = match answer.0.first().copied() {
+            Some(INET) => "inet",
+            Some(IPV4) => "ip",
+            Some(IPV6) => "ip6",
+            _ => continue,
+        };
+        let text = |value: &[u8]| String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
+        let (mut table, mut name, mut is_forward, mut is_drop) = (String::new(), String::new(), false, false);
+        for (kind, value) in answer.attributes(4) {
+            match kind {
+                TABLE => table = text(value),
+                NAME => name = text(value),
+                HOOK => is_forward = attributes(value).any(|(kind, value)| kind == 1 && value == FORWARD.number.to_be_bytes()),
+                POLICY => is_drop = value == 0u32.to_be_bytes(),
+                _ => {}
+            }
+        }
+        if is_forward && is_drop && !(family == "inet" && table == own_table) {
+            found.push(format!("{family} {table} {name}"));
+        }
+    }
+    Ok(found)
 }
 
 fn expression(b: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {

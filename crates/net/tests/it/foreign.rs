@@ -19,6 +19,33 @@ fn watched() -> (Host, Namespace, Receiver<()>) {
     (host, container, tells)
 }
 
+#[test]
+fn who_drops_what_is_forwarded_is_known() {
+    let (host, container, _tells) = watched();
+    assert_eq!(host.firewall.obstacles().unwrap(), Vec::<String>::new());
+    host.outside.serve("0.0.0.0:90");
+    let Some(()) = host.host.nft("add table ip mine; add chain ip mine FORWARD { type filter hook forward priority 0; policy drop; }")
+    else {
+        eprintln!("there is no nft here: other programs' policies are not tried");
+        return;
+    };
+    host.host.nft("add table inet mine; add chain inet mine input { type filter hook input priority 0; policy drop; }").unwrap();
+    assert_eq!(host.firewall.obstacles().unwrap(), ["ip mine FORWARD"]);
+    assert_eq!(container.ask("10.9.0.2:90"), None);
+}
+
+/// The engine's first act may be to watch: then already its own changes are none.
+#[test]
+fn a_watch_that_comes_first_knows_its_own() {
+    let host = Namespace::new();
+    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap());
+    let mut watch = host.run(|| firewall.watch().unwrap());
+    firewall.ensure().unwrap();
+    assert!(!watch.poll().unwrap());
+    host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap().ensure().unwrap());
+    assert!(watch.poll().unwrap() && !watch.poll().unwrap());
+}
+
 fn is_told(tells: &Receiver<()>) -> bool {
     tells.recv_timeout(Duration::from_secs(5)).is_ok()
 }

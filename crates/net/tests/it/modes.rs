@@ -276,3 +276,28 @@ fn a_thousand_published_ports() {
     }
     drop(container);
 }
+
+#[test]
+#[ignore = "measures; run it alone, with --release"]
+fn what_respect_costs() {
+    for mode in [FirewallMode::Open, FirewallMode::RespectHost] {
+        let host = Host::with_mode(mode);
+        let bridge = host.dual("br-a", SUBNETS, |_| {});
+        let container = host.dual_container(bridge, CONTAINER);
+        let ports = [(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80"), (Protocol::Tcp, "0.0.0.0:8070", "172.30.0.2:70")];
+        let maps: Vec<PortMap> = ports.iter().map(|(protocol, at, to)| map(*protocol, at, to)).collect();
+        host.firewall.publish(&maps).unwrap();
+        let _server = serve_ports(&host, &ports);
+        let bytes = 1 << 30;
+        let took = host.outside.send_to(&container, "172.30.0.2:70", "10.9.0.1:8070", bytes);
+        let mut times: Vec<_> = (0..500)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                assert!(host.outside.ask("10.9.0.1:8080").is_some());
+                start.elapsed()
+            })
+            .collect();
+        times.sort();
+        eprintln!("{mode:?}: {:.2} GB/s, a connection with an answer {:?}", bytes as f64 / took.as_secs_f64() / 1e9, times[250]);
+    }
+}

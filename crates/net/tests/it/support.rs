@@ -176,14 +176,24 @@ impl Namespace {
 
     /// How long it takes until `bytes` have arrived at a sink of the namespace `to`.
     pub fn send(&self, to: &Namespace, address: &str, bytes: usize) -> Duration {
-        let listener = to.run(|| TcpListener::bind(address).unwrap());
+        self.send_to(to, address, address, bytes)
+    }
+
+    /// The same, by another address than the sink's own.
+    pub fn send_to(&self, to: &Namespace, sink: &str, address: &str, bytes: usize) -> Duration {
+        let listener = to.run(|| TcpListener::bind(sink).unwrap());
         let sink = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
         });
         let start = Instant::now();
         let mut stream = self.run(|| TcpStream::connect(address).unwrap());
-        stream.write_all(&vec![0; bytes]).unwrap();
+        let block = vec![0; bytes.min(1 << 20)];
+        let mut left = bytes;
+        while left > 0 {
+            stream.write_all(&block[..left.min(block.len())]).unwrap();
+            left = left.saturating_sub(block.len());
+        }
         drop(stream);
         assert_eq!(usize::try_from(sink.join().unwrap()).unwrap(), bytes);
         start.elapsed()
