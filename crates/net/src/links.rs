@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::netlink::{Batch, Socket, flags};
 use crate::rates::{Rate, detour, shape};
 use crate::rtnetlink::{
-    GET_LINK, Link, NEW_LINK, add_address, add_default_route, get_link, ifla, interface, link_local, link_of, look_at, looked_at,
-    remove_link, replace_default_route, routes, without_own_ipv6,
+    GET_LINK, Link, NEW_LINK, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of, look_at,
+    looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
 };
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -86,7 +86,8 @@ impl Links {
         self.socket.lock().expect("an exchange does not panic")
     }
 
-    /// Makes the bridge if it is missing, gives it the addresses it lacks, sets it up; returns its index.
+    /// Makes the bridge if it is missing, gives it these addresses, sets it up; returns its index. A bridge of this engine
+    /// loses other addresses, one that somebody else made does not.
     pub fn ensure_bridge(&self, bridge: &Bridge) -> Result<u32> {
         let socket = self.socket();
         let name = bridge.name.as_str();
@@ -100,10 +101,6 @@ impl Links {
             });
         }
         let mac = MacAddress::random();
-        let mut addresses = bridge.addresses.clone();
-        if present.is_none() {
-            addresses.extend(missing_link_local(&addresses, Some(mac)));
-        }
         let mut batch = Batch::default();
         let create = if present.is_none() { flags::CREATE | flags::EXCL } else { 0 };
         batch.begin(NEW_LINK, create | flags::ACK, "set up bridge", name, &interface(0, 0, true));
@@ -125,13 +122,20 @@ impl Links {
         }
         look_at(&mut batch, name);
         let link = looked_at(&socket.request(batch)?, name)?;
-        for address in &addresses {
-            let mut batch = Batch::default();
+        let old = if present.is_some() { addresses_of(&socket, link.index)? } else { vec![] };
+        let is_ours = link.group == self.group;
+        // A bridge that somebody else made keeps what it has.
+        let own = if is_ours { missing_link_local(&bridge.addresses, link.mac) } else { None };
+        let mut batch = Batch::default();
+        let wanted: Vec<IpNet> = bridge.addresses.iter().copied().chain(own).collect();
+        for address in old.iter().filter(|address| is_ours && !wanted.contains(address)) {
+            remove_address(&mut batch, link.index, address, name);
+        }
+        for address in wanted.iter().filter(|address| !old.contains(address)) {
             add_address(&mut batch, link.index, address, name);
-            match socket.request(batch) {
-                Err(error) if error.errno() == Some(Errno::EXIST) => {}
-                result => drop(result?),
-            }
+        }
+        if !batch.is_empty() {
+            socket.request(batch)?;
         }
         Ok(link.index)
     }

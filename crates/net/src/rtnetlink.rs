@@ -12,6 +12,8 @@ pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const DEL_LINK: u16 = 17;
 pub(crate) const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
+const DEL_ADDRESS: u16 = 21;
+const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
@@ -121,6 +123,37 @@ pub(crate) fn add_address(batch: &mut Batch, index: u32, address: &IpNet, link: 
     }
 }
 
+/// The addresses of a link.
+pub(crate) fn addresses_of<Fd: AsFd>(socket: &Socket<Fd>, index: u32) -> Result<Vec<IpNet>> {
+    const ADDRESS: u16 = 1;
+    const LOCAL: u16 = 2;
+    let mut batch = Batch::default();
+    batch.begin(GET_ADDRESS, flags::DUMP, "list", "addresses", &[0; 8]);
+    let answers = socket.dump(batch)?;
+    let of_link = answers.iter().filter(|answer| answer.0.get(4..8) == Some(&index.to_ne_bytes()[..]));
+    let address = |answer: &Answer| {
+        let prefix = *answer.0.get(1)?;
+        let of_kind = |wanted| answer.attributes(8).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| ip_of(value));
+        IpNet::new(of_kind(LOCAL).or_else(|| of_kind(ADDRESS))?, prefix).ok()
+    };
+    Ok(of_link.filter_map(address).collect())
+}
+
+pub(crate) fn remove_address(batch: &mut Batch, index: u32, address: &IpNet, link: &str) {
+    let family = if address.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut header = vec![family, address.prefix(), 0, 0];
+    header.extend(index.to_ne_bytes());
+    batch.begin(DEL_ADDRESS, flags::ACK, "remove address", format!("{address} from {link}"), &header);
+    batch.attribute(2, &octets(address.address()));
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes {
+        [a, b, c, d] => Some(IpAddr::from([*a, *b, *c, *d])),
+        bytes => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
+}
+
 /// The link-local address made of a hardware address (EUI-64).
 pub(crate) fn link_local(mac: MacAddress) -> IpNet {
     let [a, b, c, d, e, f] = mac.0;
@@ -199,15 +232,11 @@ impl Route {
 fn route_of(answer: &Answer) -> Option<Route> {
     let [family, prefix, _, _, table, protocol, ..] = *answer.0.first_chunk::<8>()?;
     let mut route = Route { destination: None, gateway: None, link: None, is_ipv4: family == AF_INET, priority: None, table, protocol };
-    let address = |value: &[u8]| match value {
-        [a, b, c, d] => Some(IpAddr::from([*a, *b, *c, *d])),
-        bytes => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
-    };
     let number = |value: &[u8]| value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     for (kind, value) in answer.attributes(12) {
         match kind {
-            RTA_DESTINATION if prefix > 0 => route.destination = Some(IpNet::new(address(value)?, prefix).ok()?),
-            RTA_GATEWAY => route.gateway = address(value),
+            RTA_DESTINATION if prefix > 0 => route.destination = Some(IpNet::new(ip_of(value)?, prefix).ok()?),
+            RTA_GATEWAY => route.gateway = ip_of(value),
             RTA_OUT_LINK => route.link = number(value),
             RTA_PRIORITY => route.priority = number(value),
             _ => {}

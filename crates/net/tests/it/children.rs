@@ -203,3 +203,32 @@ fn rates_of_a_macvlan_link() {
     Links::remove_in(container.route_socket().as_fd(), &name("eth0")).unwrap();
     assert_eq!(container.output("ip -o link").lines().count(), 1, "the loopback interface alone");
 }
+
+#[test]
+fn a_bridge_takes_new_addresses_in_the_place_of_old_ones() {
+    let host = Host::new();
+    let bridge =
+        |addresses: &[&str]| naru_net::Bridge { name: name("br-a"), addresses: addresses.iter().map(|a| net(a)).collect(), mtu: None };
+    let list = || {
+        let text = host.host.output("ip -o addr show dev br-a");
+        let mut found: Vec<String> = text.lines().map(|line| line.split_whitespace().nth(3).unwrap().to_owned()).collect();
+        found.sort();
+        found
+    };
+    host.links.ensure_bridge(&bridge(&["172.30.0.1/24"])).unwrap();
+    assert_eq!(list(), ["172.30.0.1/24"]);
+    for _ in 0..2 {
+        host.links.ensure_bridge(&bridge(&["172.30.0.1/24", "fd30::1/64"])).unwrap();
+        let now = list();
+        assert!(now[0] == "172.30.0.1/24" && now[1] == "fd30::1/64" && now[2].starts_with("fe80::") && now.len() == 3, "{now:?}");
+    }
+    host.links.ensure_bridge(&bridge(&["172.31.0.1/24", "fe80::1/64", "fd31::1/64"])).unwrap();
+    assert_eq!(list(), ["172.31.0.1/24", "fd31::1/64", "fe80::1/64"]);
+    // Somebody else's bridge gets what is missing and loses nothing.
+    host.host.ip("link add foreign type bridge");
+    host.host.ip("addr add 10.77.0.1/24 dev foreign");
+    let plan = naru_net::Bridge { name: name("foreign"), addresses: vec![net("10.78.0.1/24")], mtu: None };
+    host.links.ensure_bridge(&plan).unwrap();
+    let text = host.host.output("ip -4 -o addr show dev foreign");
+    assert!(text.contains("10.77.0.1/24") && text.contains("10.78.0.1/24"), "{text}");
+}
