@@ -3,7 +3,7 @@
 use crate::blobs::digest_of_file;
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::error::{Error, Result};
-use crate::index::{Index, IndexBlob, LayerBlob, StoredImage, Write, settled};
+use crate::index::{Database, Index, IndexBlob, LayerBlob, StoredImage, Write, settled};
 use crate::store::Store;
 use jiff::Timestamp;
 use naru_types::{ContainerId, Digest, ImageRef, Platform};
@@ -281,7 +281,6 @@ impl Store {
                 removed.extend(self.remove_references(&parent, Vec::new(), options)?);
             }
         }
-        self.collect()?;
         Ok(removed)
     }
 
@@ -300,6 +299,7 @@ impl Store {
         Ok(())
     }
 
+    /// Forgets an image, and discards what only it needed.
     pub(crate) fn forget_image(&self, id: &Digest) -> Result<()> {
         let mut database = self.database.lock().expect("a database write does not panic");
         database.write(&[Write::DeleteImage(id)])?;
@@ -308,12 +308,17 @@ impl Store {
             index.images.remove(id);
             index.broken.remove(id);
         }
-        self.discard(&self.root.join("init").join(id.hex()))
+        self.discard(&self.root.join("init").join(id.hex()))?;
+        self.collect_with(&mut database).map(drop)
     }
 
     /// Discards layers and blobs that no image needs any more; returns the bytes of the layers.
     pub(crate) fn collect(&self) -> Result<u64> {
-        let mut database = self.database.lock().expect("a database write does not panic");
+        self.collect_with(&mut self.database.lock().expect("a database write does not panic"))
+    }
+
+    /// As [`Store::collect`], in one step with what made things useless.
+    pub(crate) fn collect_with(&self, database: &mut Database) -> Result<u64> {
         let (dead, live_blobs, freed) = {
             let mut index = self.index.write().expect("the index is not poisoned");
             let live = index.live_layers();
@@ -408,7 +413,6 @@ impl Store {
         let broken: Vec<Digest> = self.index.read().expect("the index is not poisoned").broken.keys().cloned().collect();
         for id in broken {
             self.forget_image(&id)?;
-            self.collect()?;
             removed.push(Removed::Deleted(id));
         }
         let partial = self.partials.sweep(Duration::ZERO)?;

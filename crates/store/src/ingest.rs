@@ -111,6 +111,8 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let pinned = std::mem::take(self.pinned.get_mut().expect("pinning does not panic"));
+        // In one step with the collection: nobody sees what is neither pinned nor needed.
+        let mut database = self.store.database.lock().expect("a database write does not panic");
         let orphans = {
             let mut index = self.store.index.write().expect("the index is not poisoned");
             for digest in &pinned {
@@ -127,7 +129,7 @@ impl Drop for Pins {
             drop(index);
             dead_layers || pinned.iter().any(|digest| !blobs.contains(digest) && self.store.has_blob(digest))
         };
-        if orphans && let Err(error) = self.store.collect() {
+        if orphans && let Err(error) = self.store.collect_with(&mut database) {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot discard what an unfinished image left, the next start does");
         }
     }
@@ -220,7 +222,11 @@ impl Ingest {
         if std::fs::metadata(self.store.blob_path(digest)).is_ok_and(|blob| blob.len() == size) {
             // Only its unpacked files are missing.
             self.store.partials.remove(digest)?;
-            std::fs::hard_link(self.store.blob_path(digest), &path).at("link", path.display())?;
+            match std::fs::hard_link(self.store.blob_path(digest), &path) {
+                // A collection that began before the pin has just deleted it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.at("link", path.display())?,
+            }
         }
         loop {
             let file = File::options().read(true).append(true).create(true).open(&path).at("open", path.display())?;
@@ -513,7 +519,12 @@ impl Ingest {
         // Pinned first: what is here must not go before the record holds it.
         self.pins.pin(|_| (metadata.iter().map(|(digest, _)| digest.clone()).collect(), ()));
         let mut fresh = false;
-        for (digest, bytes) in metadata.iter().filter(|(digest, _)| !self.store.has_blob(digest)) {
+        let missing: Vec<&(Digest, Vec<u8>)> = {
+            // A collection that began before the pins may be deleting them now.
+            let _order = self.store.database.lock().expect("a database write does not panic");
+            metadata.iter().filter(|(digest, _)| !self.store.has_blob(digest)).collect()
+        };
+        for (digest, bytes) in missing {
             let path = self.directory.join(digest.hex());
             std::fs::write(&path, bytes).at("write", path.display())?;
             fresh = true;

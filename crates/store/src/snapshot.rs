@@ -183,7 +183,6 @@ impl Store {
         };
         if let Some(image) = orphaned {
             self.forget_image(&image)?;
-            self.collect()?;
         }
         Ok(())
     }

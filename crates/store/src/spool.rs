@@ -22,6 +22,9 @@ use std::path::PathBuf;
 /// Files in one archive; an image of 500 layers in the oldest format has 1500.
 const MAX_FILES: usize = 100_000;
 
+/// Bytes after the end of an archive that are looked at.
+const MAX_TRAILER: u64 = 64 << 20;
+
 /// What became of a file.
 #[derive(Debug)]
 enum Spooled {
@@ -81,6 +84,8 @@ impl Files {
                 _ => return Err(Error::entry(&entry.path, "an image archive holds plain files only")),
             }
         }
+        // What follows is padding. It is read so that a stream that is cut off or damaged is not taken for a whole one.
+        io::copy(&mut reader.into_inner().take(MAX_TRAILER), &mut io::sink()).map_err(Error::from_read)?;
         Ok(files)
     }
 
