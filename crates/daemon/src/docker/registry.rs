@@ -9,8 +9,8 @@ use base64::Engine as _;
 use http::{HeaderMap, HeaderName};
 use naru_api::filters::Filters;
 use naru_api::models;
-use naru_registry::{Credentials, Line, PullEvent, PullOptions, PushEvent, PushOptions, SearchFilters};
-use naru_types::ImageRef;
+use naru_registry::{Credentials, Line, PullEvent, PullOptions, Pulled, PushEvent, PushOptions, SearchFilters};
+use naru_types::{ImageRef, Platform};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -176,16 +176,29 @@ pub async fn pull(call: Call) -> Result<Response> {
         "" => None,
         text => Some(platform(text)?),
     };
-    let options = PullOptions { platform, credentials: credentials(call.request.headers()) };
-    let engine = call.app.engine.clone();
+    let options = PullOptions { platform: platform.clone(), credentials: credentials(call.request.headers()) };
+    let (engine, app) = (call.app.engine.clone(), Arc::clone(&call.app));
     transfer(
         move |lines| async move {
             let tell = move |event: PullEvent| lines.send(wire_line(event.line()));
             engine.pull(&reference, all_tags, options, tell).await
         },
-        |_| vec![],
+        move |pulled| pulled.iter().filter_map(|one| other_platform(&app, one, platform.as_ref()?)).collect(),
     )
     .await
+}
+
+/// An image for one platform comes whatever platform was asked for; the user is told (as in Docker).
+fn other_platform(app: &App, pulled: &Pulled, wanted: &Platform) -> Option<models::ProgressMessage> {
+    let found = app.engine.image(&pulled.id.to_string()).ok()?.config.platform();
+    let same = found.os == wanted.os
+        && found.architecture == wanted.architecture
+        && (wanted.variant.is_none() || found.variant.is_none() || found.variant == wanted.variant);
+    let text = format!(
+        "WARNING: image with reference {} was found but its platform ({found}) does not match the specified platform ({wanted})",
+        pulled.reference.familiar()
+    );
+    (!same).then(|| models::ProgressMessage { status: text, ..models::ProgressMessage::default() })
 }
 
 /// `POST /images/{name}/push`.

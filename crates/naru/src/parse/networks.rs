@@ -90,7 +90,11 @@ pub fn rate(text: &str) -> Parsed<NetRate> {
     let value = |text: &str| {
         let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
         let known = ["", "bit", "kbit", "mbit", "gbit", "bps", "kbps", "mbps", "gbps"].contains(&text[digits..].to_lowercase().as_str());
-        if digits > 0 && known { Ok(Some(text.to_owned())) } else { Err(format!("invalid rate {text:?}: use a number with kbit, mbit or gbit")) }
+        if digits > 0 && known {
+            Ok(Some(text.to_owned()))
+        } else {
+            Err(format!("invalid rate {text:?}: use a number with kbit, mbit or gbit"))
+        }
     };
     if !text.contains('=') {
         return Ok(NetRate { ingress: value(text)?, egress: value(text)? });

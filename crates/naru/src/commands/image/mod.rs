@@ -14,6 +14,10 @@ pub mod search;
 pub mod tag;
 
 use crate::cli::error::{Failure, Result};
+use crate::output::progress::{Target, show};
+use naru_api::client::ByteStream;
+use naru_api::models::ProgressMessage;
+use naru_types::ImageRef;
 
 /// `os[/architecture[/variant]]` as the JSON that newer parameters want.
 pub fn platform_json(text: &str) -> Result<String> {
@@ -25,4 +29,31 @@ pub fn platform_json(text: &str) -> Result<String> {
         ..Default::default()
     };
     Ok(serde_json::to_string(&wire).expect("strings always serialise"))
+}
+
+/// What a pull or push is about; tells when the tag is the default one.
+fn travelling(text: &str, all_tags: bool, quiet: bool) -> Result<ImageRef> {
+    let reference = crate::parse::reference(text).map_err(Failure::message)?;
+    let bare = ImageRef::is_bare(text);
+    if all_tags && !bare {
+        return Err(Failure::message("tag can't be used with --all-tags/-a"));
+    }
+    if bare && !all_tags && !quiet {
+        crate::output::line("Using default tag: latest")?;
+    }
+    Ok(reference)
+}
+
+/// Shows a transfer, or only whether it failed.
+async fn follow(stream: ByteStream, quiet: bool) -> Result<()> {
+    if !quiet {
+        return show(stream.json_lines(), Target::Stdout, drop).await;
+    }
+    let mut lines = stream.json_lines::<ProgressMessage>();
+    while let Some(message) = lines.next().await? {
+        if let Some(error) = message.error_detail {
+            return Err(Failure::message(error.message));
+        }
+    }
+    Ok(())
 }

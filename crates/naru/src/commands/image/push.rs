@@ -1,13 +1,11 @@
 //! `push`
 
 use naru_api::Query;
-use naru_api::models::ProgressMessage;
 
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
 use crate::cli::verb::{Arguments, Verb, verb};
 use crate::commands::registry_auth;
-use crate::output::progress::{Target, show};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -38,14 +36,7 @@ pub const VERB: Verb = verb!(
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     crate::commands::container::options::refuse_content_trust(options.disable_content_trust).map_err(Failure::message)?;
-    let given = crate::parse::reference(&options.args[0]).map_err(Failure::message)?;
-    if options.all_tags && given.tag.is_some() {
-        return Err(Failure::message("tag can't be used with --all-tags/-a"));
-    }
-    let reference = if options.all_tags { given.clone() } else { given.tagged() };
-    if !options.all_tags && given.tag.is_none() && !options.quiet {
-        crate::output::line(&format!("Using default tag: {}", reference.tag.as_deref().unwrap_or_default()))?;
-    }
+    let reference = super::travelling(&options.args[0], options.all_tags, options.quiet)?;
     let mut query = Query::new();
     if !options.all_tags {
         query.text("tag", reference.tag.as_deref().unwrap_or_default());
@@ -56,16 +47,9 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let auth = registry_auth::header_for(cx, &reference.domain);
     let auth = if auth.is_empty() { registry_auth::encode(&Default::default()) } else { auth };
     let stream = cx.client()?.image_push(&reference.familiar_name(), &query, &auth).await?;
+    super::follow(stream, options.quiet).await?;
     if options.quiet {
-        let mut lines = stream.json_lines::<ProgressMessage>();
-        while let Some(message) = lines.next().await? {
-            if let Some(error) = message.error_detail {
-                return Err(Failure::message(error.message));
-            }
-        }
         crate::output::line(&reference.canonical())?;
-    } else {
-        show(stream.json_lines(), Target::Stdout, drop).await?;
     }
     Ok(0)
 }

@@ -1,0 +1,232 @@
+//! Images travel: to a real registry and back, with and without a login, whatever is killed on the way.
+
+use naru_e2e::{BOX, Daemon, name, shared};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// `naru:secret`.
+const HTPASSWD: &str = "naru:$2y$05$CBtMr8a5mOt5wYyHAxe0y.rEq2J9kBZlXEH3u09G8auzclq2tHNWC\n";
+
+/// Debian's docker-registry on a port of its own.
+struct Registry {
+    process: Child,
+    address: String,
+    directory: tempfile::TempDir,
+}
+
+impl Registry {
+    fn start(with_login: bool) -> Registry {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        let mut config = format!(
+            "version: 0.1\nlog:\n  level: info\nstorage:\n  delete:\n    enabled: true\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:0\n  secret: x\n",
+            root.join("data").display()
+        );
+        if with_login {
+            std::fs::write(root.join("htpasswd"), HTPASSWD).expect("it is written");
+            config.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display()));
+        }
+        std::fs::write(root.join("config.yml"), config).expect("it is written");
+        let mut process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(root.join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("these tests need Debian's package docker-registry");
+        let mut lines = BufReader::new(process.stderr.take().expect("it was asked for"));
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(lines.read_line(&mut line).expect("it logs text") > 0, "docker-registry ended");
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).next().expect("an address").to_owned();
+            }
+        };
+        // It must never block on a full pipe.
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Registry { process, address, directory }
+    }
+
+    /// Bytes of all its blobs.
+    fn size(&self) -> u64 {
+        fn below(path: PathBuf) -> u64 {
+            std::fs::read_dir(path).map_or(0, |entries| {
+                entries
+                    .flatten()
+                    .map(|entry| if entry.path().is_dir() { below(entry.path()) } else { entry.metadata().map_or(0, |meta| meta.len()) })
+                    .sum()
+            })
+        }
+        below(self.directory.path().join("data"))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Makes an image of `layers` layers on top of the box.
+fn image(daemon: &Daemon, reference: &str, layers: usize) {
+    let mut base = BOX.to_owned();
+    for layer in 0..layers {
+        let container = name("make");
+        let script = format!("head -c 300000 /dev/urandom > /layer-{layer}; ln -s /layer-{layer} /link-{layer}");
+        daemon.ok(&["run", "--name", &container, &base, "sh", "-c", &script]);
+        daemon.ok(&["commit", &container, reference]);
+        daemon.ok(&["rm", &container]);
+        base = reference.to_owned();
+    }
+}
+
+fn id(daemon: &Daemon, reference: &str) -> String {
+    daemon.ok(&["image", "inspect", "-f", "{{.Id}}", reference])
+}
+
+#[test]
+fn an_image_goes_and_comes_back() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let reference = format!("{}/team/app:1", registry.address);
+    image(daemon, &reference, 3);
+    let (original, layers) = (id(daemon, &reference), daemon.ok(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", &reference]));
+    let first = daemon.ok(&["push", &reference]);
+    assert_eq!(first.matches(": Pushed").count(), 4, "{first}");
+    let digest = first.split("digest: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a push tells the digest").to_owned();
+    let stored = registry.size();
+    let again = daemon.ok(&["push", &reference]);
+    assert!(again.contains(": Layer already exists") && again.contains(&digest), "{again}");
+    assert_eq!(registry.size(), stored, "nothing was sent twice");
+    // Another repository of the registry takes the layers from the first.
+    let other = format!("{}/team/other:1", registry.address);
+    daemon.ok(&["tag", &reference, &other]);
+    let mounted = daemon.ok(&["push", &other]);
+    assert!(mounted.contains("Mounted from team/app"), "{mounted}");
+    daemon.ok(&["rmi", &other]);
+
+    let running = name("run");
+    daemon.ok(&["rmi", &reference]);
+    assert!(daemon.fails(1, &["image", "inspect", &reference]).contains("No such image"));
+    let pulled = daemon.ok(&["pull", &reference]);
+    assert!(pulled.contains(&format!("Digest: {digest}")) && pulled.contains("Status: Downloaded newer image for"), "{pulled}");
+    assert!(daemon.ok(&["pull", &reference]).contains("Status: Image is up to date for"));
+    assert_eq!(id(daemon, &reference), original);
+    assert_eq!(daemon.ok(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", &reference]), layers);
+    assert_eq!(
+        daemon.ok(&["run", "--rm", "--name", &running, &reference, "sh", "-c", "cat /layer-2 | wc -c; readlink /link-0"]),
+        "300000\n/layer-0"
+    );
+    assert!(daemon.ok(&["images", "--digests", "--format", "{{.Digest}}", &reference]).contains(&digest));
+    // By digest, without a tag.
+    let by_digest = format!("{}/team/app@{digest}", registry.address);
+    daemon.ok(&["rmi", &reference]);
+    daemon.ok(&["pull", "-q", &by_digest]);
+    assert_eq!(id(daemon, &by_digest), original);
+    // An image that a run needs comes by itself.
+    daemon.ok(&["rmi", &by_digest]);
+    assert_eq!(daemon.ok(&["run", "--rm", &reference, "echo", "here"]), "here");
+    daemon.ok(&["rmi", &reference]);
+}
+
+#[test]
+fn only_what_changed_travels() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let reference = format!("{}/app:1", registry.address);
+    image(daemon, &reference, 2);
+    daemon.ok(&["push", &reference]);
+    let container = name("change");
+    daemon.ok(&["run", "--name", &container, &reference, "sh", "-c", "echo changed > /top"]);
+    let next = format!("{}/app:2", registry.address);
+    daemon.ok(&["commit", &container, &next]);
+    daemon.ok(&["rm", &container]);
+    let before = registry.size();
+    let pushed = daemon.ok(&["push", &next]);
+    assert_eq!((pushed.matches(": Pushed").count(), pushed.matches("Layer already exists").count()), (1, 3), "{pushed}");
+    assert!(registry.size() - before < 20_000, "a small layer, a config and a manifest");
+    daemon.ok(&["rmi", &next]);
+    let pulled = daemon.ok(&["pull", &next]);
+    assert_eq!((pulled.matches(": Pull complete").count(), pulled.matches("Already exists").count()), (1, 3), "{pulled}");
+    // The tags live and die by themselves.
+    daemon.ok(&["rmi", &reference]);
+    assert_eq!(daemon.ok(&["run", "--rm", &next, "cat", "/top"]), "changed");
+    daemon.ok(&["rmi", &next]);
+    let all = daemon.ok(&["pull", "-a", &format!("{}/app", registry.address)]);
+    assert!(all.contains(":1") || all.contains("1: Pulling"), "{all}");
+    assert!(!id(daemon, &reference).is_empty() && !id(daemon, &next).is_empty());
+    daemon.ok(&["rmi", &reference, &next]);
+}
+
+#[test]
+fn a_registry_wants_to_know_who_one_is() {
+    // The client's configuration is the daemon's of the test, so that logins do not meet.
+    let (daemon, registry) = (Daemon::start(), Registry::start(true));
+    let reference = format!("{}/app:1", registry.address);
+    daemon.ok(&["tag", BOX, &reference]);
+    let refused = daemon.fails(1, &["push", &reference]);
+    assert!(refused.contains("no basic auth credentials") || refused.contains("unauthorized"), "{refused}");
+    let refused = daemon.fails(1, &["pull", &format!("{}/nosuch:1", registry.address)]);
+    assert!(refused.contains("no basic auth credentials") || refused.contains("unauthorized"), "{refused}");
+    let login = |password: &str| daemon.feed(&["login", "-u", "naru", "--password-stdin", &registry.address], password.as_bytes());
+    let wrong = login("wrong");
+    assert!(wrong.code == 1 && wrong.err.contains("401"), "{wrong:?}");
+    let right = login("secret");
+    assert!(right.code == 0 && right.out.contains("Login Succeeded"), "{right:?}");
+    daemon.ok(&["push", &reference]);
+    daemon.ok(&["rmi", &reference]);
+    daemon.ok(&["pull", &reference]);
+    daemon.ok(&["logout", &registry.address]);
+    daemon.ok(&["rmi", &reference]);
+    daemon.fails(1, &["pull", &reference]);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let at = |name: &str| format!("{}/{name}", registry.address);
+    let missing = daemon.fails(1, &["pull", &at("nosuch")]);
+    assert!(missing.contains("not found") && missing.contains("nosuch"), "{missing}");
+    assert!(daemon.fails(125, &["run", "--rm", &at("nosuch:7"), "true"]).contains("nosuch:7"));
+    assert!(daemon.fails(1, &["push", &at("never-built")]).contains("does not exist"));
+    assert!(daemon.fails(1, &["pull", "127.0.0.1:1/app"]).contains("connection refused"));
+    let case = daemon.fails(1, &["pull", &at("App")]);
+    assert!(case.contains("lowercase"), "{case}");
+    // A platform that the image is not for.
+    daemon.ok(&["tag", BOX, &at("app")]);
+    daemon.ok(&["push", &at("app")]);
+    daemon.ok(&["rmi", &at("app")]);
+    let other = daemon.run(&["pull", "--platform", "linux/s390x", &at("app")]);
+    assert!(other.code != 0 || other.out.contains("platform") || other.err.contains("platform"), "{other:?}");
+    let found = daemon.ok(&["search", "--format", "{{.Name}}", &at("app")]);
+    assert!(found.contains("app"), "{found}");
+    let (status, body) = daemon.api("GET", &format!("/v1.47/distribution/{}/json", at("app")), None);
+    assert!(status == 200 && body.contains("Descriptor") && body.contains("linux"), "{status} {body}");
+}
+
+#[test]
+fn a_pull_survives_killed_daemons() {
+    let (mut daemon, registry) = (Daemon::start(), Registry::start(false));
+    let reference = format!("{}/app:1", registry.address);
+    image(&daemon, &reference, 4);
+    let original = id(&daemon, &reference);
+    daemon.ok(&["push", &reference]);
+    for round in 0..12_u64 {
+        daemon.run(&["rmi", "-f", &reference]);
+        let mut pull =
+            daemon.command(&["pull", &reference]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the client starts");
+        std::thread::sleep(std::time::Duration::from_millis(round * 7));
+        daemon.kill();
+        pull.wait().expect("the client ends");
+        daemon.launch();
+        if daemon.run(&["image", "inspect", &reference]).code == 0 {
+            assert_eq!(daemon.ok(&["run", "--rm", &reference, "sh", "-c", "cat /layer-* | wc -c"]), "1200000");
+        }
+    }
+    daemon.ok(&["pull", &reference]);
+    assert_eq!(id(&daemon, &reference), original);
+    assert_eq!(daemon.ok(&["run", "--rm", &reference, "sh", "-c", "cat /layer-* | wc -c"]), "1200000");
+    daemon.until_clean();
+}
