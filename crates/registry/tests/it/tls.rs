@@ -6,13 +6,13 @@ use naru_types::ImageRef;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
 
-struct Certificates {
+pub struct Certificates {
     directory: tempfile::TempDir,
 }
 
 impl Certificates {
     /// An authority, a server's certificate for 127.0.0.1 and a client's.
-    fn new(server_names: &[&str]) -> Certificates {
+    pub fn new(server_names: &[&str]) -> Certificates {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
@@ -29,23 +29,23 @@ impl Certificates {
         Certificates { directory }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn server(&self) -> Option<(PathBuf, PathBuf)> {
+    pub fn server(&self) -> Option<(PathBuf, PathBuf)> {
         Some((self.path("server.pem"), self.path("server.key")))
     }
 }
 
 /// The registry by a name that is not loopback's, which would need no certificate.
-fn named(registry: &Registry) -> (String, ImageRef) {
+pub fn named(registry: &Registry) -> (String, ImageRef) {
     let authority = format!("registry.test:{}", registry.address.rsplit(':').next().unwrap());
     let reference = ImageRef::parse(&format!("{authority}/tls")).unwrap();
     (authority, reference)
 }
 
-fn client_with(certs: &Path, change: impl FnOnce(&mut RegistryConfig)) -> Client {
+pub fn client_with(certs: &Path, change: impl FnOnce(&mut RegistryConfig)) -> Client {
     let hosts = certs.join("hosts");
     std::fs::write(&hosts, "127.0.0.1 registry.test\n").unwrap();
     let mut config = RegistryConfig { certs_dirs: vec![certs.to_owned()], hosts_file: hosts, ..config() };
