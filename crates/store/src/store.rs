@@ -4,15 +4,16 @@ use crate::blobs::digest_of_file;
 use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
 use crate::index::{Database, Index, StoredImage};
+use crate::ingest::random_name;
 use crate::limits::Limits;
 use crate::partial::{KEPT, Partials};
-use crate::root::{names, open_dir, remove_tree, remove_tree_until};
+use crate::root::{names, open_dir, remove_tree_until};
 use naru_types::{ContainerId, Digest};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -69,7 +70,6 @@ pub struct Store {
 #[derive(Debug)]
 struct Trash {
     directory: OwnedFd,
-    next: AtomicU64,
     sweeping: Mutex<()>,
     /// The store is being closed: what is left is deleted at the next start.
     closing: AtomicBool,
@@ -103,12 +103,7 @@ impl Store {
             }
         }
         let open = |name: &str| open_dir(&root.join(name)).at("open", root.join(name).display());
-        let trash = Arc::new(Trash {
-            directory: open("trash")?,
-            next: AtomicU64::new(0),
-            sweeping: Mutex::new(()),
-            closing: AtomicBool::new(false),
-        });
+        let trash = Arc::new(Trash { directory: open("trash")?, sweeping: Mutex::new(()), closing: AtomicBool::new(false) });
         let database = Database::open(&root.join("store.db"))?;
         let (wake, woken) = channel();
         let mut store = Store {
@@ -150,15 +145,11 @@ impl Store {
 
     /// Moves `path` (in the store) out of sight; its space is freed later. Absent is fine.
     pub(crate) fn discard(&self, path: &Path) -> Result<()> {
-        // The process id keeps names of two runs apart.
-        let name = format!("{}-{}", std::process::id(), self.trash.next.fetch_add(1, Ordering::Relaxed));
-        loop {
-            match rustix::fs::renameat(CWD, path, &self.trash.directory, name.as_str()) {
-                Ok(()) => break,
-                Err(Errno::NOENT) => return Ok(()),
-                Err(Errno::NOTEMPTY | Errno::EXIST) => remove_tree(self.trash.directory.as_fd(), name.as_bytes()).at("delete", "trash")?,
-                Err(errno) => return Err(errno).at("discard", path.display()),
-            }
+        // A number of the process would meet what an earlier process with the same id left.
+        match rustix::fs::renameat(CWD, path, &self.trash.directory, random_name()) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno).at("discard", path.display()),
         }
         self.wake_sweeper();
         Ok(())

@@ -4,6 +4,7 @@
 
 mod archive;
 mod check;
+mod crash;
 mod fetch;
 mod hostile;
 mod images;
