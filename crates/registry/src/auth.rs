@@ -144,6 +144,8 @@ impl Auth {
     async fn token(&self, http: &Http, origin: &Url, key: TokenKey, refused: Option<&HeaderValue>) -> Result<HeaderValue> {
         let slot = {
             let mut tokens = self.tokens.lock().expect("nothing panics while it is held");
+            // One that is in use is being fetched.
+            tokens.retain(|_, slot| slot.try_lock().map_or(true, |slot| slot.as_ref().is_some_and(|token| token.until > Instant::now())));
             if tokens.len() >= MAX_KEPT {
                 tokens.clear();
             }

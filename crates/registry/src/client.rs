@@ -18,11 +18,15 @@ use naru_types::{Digest, ImageRef, Platform};
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 /// The registry whose name in references is not that of its host.
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
+
+/// An insecure registry may get a certificate while we run.
+const SCHEME_VALID: Duration = Duration::from_secs(120);
 
 /// The way between registries and the store; clones share everything.
 #[derive(Clone)]
@@ -36,8 +40,8 @@ pub(crate) struct Inner {
     pub auth: Arc<Auth>,
     pub downloads: Arc<Semaphore>,
     pub uploads: Arc<Semaphore>,
-    /// `https` or not, of insecure registries that have answered.
-    schemes: Mutex<HashMap<String, bool>>,
+    /// `https` or not, of insecure registries that have answered, and when.
+    schemes: Mutex<HashMap<String, (bool, Instant)>>,
     pub pulls: Flights<PullKey, PullEvent, Pulled>,
     pub pushes: Flights<PushKey, PushEvent, Pushed>,
     /// Blobs that are being fetched by some pull.
@@ -209,8 +213,8 @@ impl Inner {
             return Ok(https);
         }
         let known = self.schemes.lock().expect("nothing panics while it is held").get(host).copied();
-        if let Some(known) = known {
-            return Url::new(known, host, "/");
+        if let Some((secure, _)) = known.filter(|(_, since)| since.elapsed() < SCHEME_VALID) {
+            return Url::new(secure, host, "/");
         }
         let answer = self.http.send(Call::get(https.join("/v2/")?), &https).await;
         let secure = match &answer {
@@ -227,7 +231,7 @@ impl Inner {
         if let Ok(reply) = answer {
             reply.finish().await;
         }
-        self.schemes.lock().expect("nothing panics while it is held").insert(host.to_owned(), secure);
+        self.schemes.lock().expect("nothing panics while it is held").insert(host.to_owned(), (secure, Instant::now()));
         Url::new(secure, host, "/")
     }
 }

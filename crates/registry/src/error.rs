@@ -288,7 +288,7 @@ pub enum TransportError {
     #[error("nothing came for {} s", .0.as_secs())]
     Idle(Duration),
     /// The whole answer took too long.
-    #[error("the answer was not complete after {} s", .0.as_secs())]
+    #[error("the answer came too slowly, it was not complete after {} s", .0.as_secs())]
     Slow(Duration),
     /// The answer's head has more fields or bytes than we take.
     #[error("the head of the answer is too large")]
@@ -341,6 +341,14 @@ impl Error {
             Error::Parse(error) => error.kind(),
             Error::Cancelled(_) => ErrorKind::Cancelled,
             Error::Shared(error) => error.kind(),
+        }
+    }
+
+    /// The error itself, also when it came to us through work that was shared.
+    pub fn root(&self) -> &Error {
+        match self {
+            Error::Shared(error) => error.root(),
+            error => error,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::connect::{Connector, Dialer, is_forbidden, proxy_authorization};
 use crate::error::{Error, Refusal, Result, TransportError, printable};
 use crate::headers::{challenges, retry_after};
 use crate::resolve::Resolver;
-use crate::tls::TlsConfigs;
+use crate::tls::{TlsConfigs, handshake_error};
 use crate::url::Url;
 use ::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
@@ -37,8 +37,7 @@ const MAX_ERROR: usize = 64 << 10;
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A registry may think so long about a blob that has arrived (it may be copying it to another storage).
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(300);
-/// A stream that brings less than `SLOWEST` bytes in this time is stalled on purpose.
-const SLOW_WINDOW: Duration = Duration::from_secs(60);
+/// A stream that brings less than this in twice the idle time is stalled on purpose.
 const SLOWEST: u64 = 1024;
 
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -111,7 +110,8 @@ pub(crate) struct Reply {
     pub method: Method,
     body: Incoming,
     idle: Duration,
-    window: (tokio::time::Instant, u64),
+    /// Time spent waiting for the body since it was last seen to move well, and the bytes that came in it.
+    window: (Duration, u64),
     put_back: Option<Bytes>,
 }
 
@@ -191,7 +191,7 @@ impl Http {
         let local = is_loopback_name(&origin.host) || origin.host.trim_matches(['[', ']']).parse().is_ok_and(is_forbidden);
         let client = if local || origin.host == url.host { &self.direct } else { &self.guarded };
         let answer = self.patiently(client.request(request), activity).await.map_err(transport)?;
-        let answer = answer.map_err(|error| transport(transport_error(&error)))?;
+        let answer = answer.map_err(|error| transport(transport_error(&error, &url.authority())))?;
         let (parts, body) = answer.into_parts();
         let reply = Reply {
             status: parts.status,
@@ -200,7 +200,7 @@ impl Http {
             method,
             body,
             idle: self.config.idle_timeout,
-            window: (tokio::time::Instant::now(), 0),
+            window: (Duration::ZERO, 0),
             put_back: None,
         };
         if let Some(encoding) = reply.text(&CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
@@ -275,7 +275,7 @@ pub(crate) fn title(method: &Method) -> String {
 }
 
 /// Finds what happened below hyper.
-fn transport_error(error: &(dyn std::error::Error + 'static)) -> TransportError {
+fn transport_error(error: &(dyn std::error::Error + 'static), authority: &str) -> TransportError {
     let mut cause = Some(error);
     let mut last = error.to_string();
     while let Some(error) = cause {
@@ -284,6 +284,12 @@ fn transport_error(error: &(dyn std::error::Error + 'static)) -> TransportError 
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
             return TransportError::HeadTooLarge;
+        }
+        // TLS 1.3: the server refuses a client after the handshake.
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+        {
+            return handshake_error(authority, error);
         }
         last = error.to_string();
         cause = error.source();
@@ -311,20 +317,22 @@ impl Reply {
             return Ok(Some(bytes));
         }
         loop {
+            let began = tokio::time::Instant::now();
             let frame = match tokio::time::timeout(self.idle, self.body.frame()).await {
                 Err(_) => return Err(self.error(TransportError::Idle(self.idle))),
                 Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(self.error(transport_error(&error))),
+                Ok(Some(Err(error))) => return Err(self.error(transport_error(&error, &self.url.authority()))),
                 Ok(Some(Ok(frame))) => frame,
             };
             let Ok(data) = frame.into_data() else { continue };
+            // Only waiting counts: a reader that is slow itself is no fault of the registry.
+            self.window.0 += began.elapsed();
             self.window.1 += data.len() as u64;
-            let now = tokio::time::Instant::now();
-            if now - self.window.0 > SLOW_WINDOW {
+            if self.window.0 > self.idle * 2 {
                 if self.window.1 < SLOWEST {
-                    return Err(self.error(TransportError::Slow(SLOW_WINDOW)));
+                    return Err(self.error(TransportError::Slow(self.window.0)));
                 }
-                self.window = (now, 0);
+                self.window = (Duration::ZERO, 0);
             }
             return Ok(Some(data));
         }

@@ -173,6 +173,7 @@ impl Push {
     async fn layers(&self, session: &Session, outgoing: &Outgoing) -> Result<()> {
         let mut tasks: JoinSet<Result<()>> = JoinSet::new();
         let mut known: Vec<&Digest> = Vec::new();
+        let images = self.store.list();
         for layer in &outgoing.layers {
             if known.contains(&&layer.digest) {
                 continue;
@@ -189,7 +190,7 @@ impl Push {
                 digest: layer.digest.clone(),
                 size: layer.size,
                 source: Source::Store(self.store.clone()),
-                mounts: self.mounts(layer),
+                mounts: self.mounts(&images, layer),
                 tell: tell.clone(),
             };
             let uploads = self.client.uploads.clone();
@@ -216,9 +217,9 @@ impl Push {
     }
 
     /// Other repositories of the registry whose images have the layer.
-    fn mounts(&self, layer: &LayerBlob) -> Vec<String> {
+    fn mounts(&self, images: &[Image], layer: &LayerBlob) -> Vec<String> {
         let mut found: Vec<String> = Vec::new();
-        for image in self.store.list().iter().filter(|image| image.blobs.iter().any(|blob| blob.digest == layer.digest)) {
+        for image in images.iter().filter(|image| image.blobs.iter().any(|blob| blob.digest == layer.digest)) {
             // A digest shows that the registry has had it; a tag may be a wish.
             for name in image.digests.iter().chain(&image.tags) {
                 if name.domain == self.reference.domain && name.path != self.reference.path && !found.contains(&name.path) {

@@ -3,7 +3,7 @@
 use crate::proxy::{Act, Proxy, json};
 use crate::support::*;
 use http::StatusCode;
-use naru_registry::{Client, Error, PullOptions, RegistryConfig};
+use naru_registry::{Client, Error, PullOptions, RegistryConfig, TransportError};
 use naru_types::ImageRef;
 use std::time::Duration;
 
@@ -229,13 +229,21 @@ async fn a_wrong_layer_count_is_refused_before_layers_are_unpacked() {
     put_image(&registry.address, "c", "latest", &image).await;
     let fixture = Fixture::new();
     let error = pull(&client(), &fixture.store, &registry.reference("c"), PullOptions::default()).await.0.unwrap_err();
-    assert!(matches!(root(&error), Error::Invalid { .. }), "{error}");
+    assert!(matches!(error.root(), Error::Invalid { .. }), "{error}");
     assert!(error.to_string().contains("it names 2 layers, the manifest has 1"), "{error}");
 }
 
-pub fn root(error: &Error) -> &Error {
-    match error {
-        Error::Shared(inner) => inner,
-        other => other,
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trickle_is_broken_off() {
+    let registry = Registry::start();
+    let image = Image::noise(15, &[10_000]);
+    put_image(&registry.address, "t", "latest", &image).await;
+    for part in ["/blobs/", "/manifests/"] {
+        let proxy = Proxy::start(&registry.address, move |seen, _| if seen.path.contains(part) { Act::Trickle } else { Act::Pass }).await;
+        let client = Client::new(RegistryConfig { max_attempts: 1, idle_timeout: Duration::from_millis(600), ..config() }).unwrap();
+        let fixture = Fixture::new();
+        let reference = ImageRef::parse(&format!("{}/t", proxy.address)).unwrap();
+        let error = pull(&client, &fixture.store, &reference, PullOptions::default()).await.0.unwrap_err();
+        assert!(matches!(error.root(), Error::Transport { reason: TransportError::Slow(_), .. }), "{error}");
     }
 }

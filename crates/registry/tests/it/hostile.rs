@@ -1,6 +1,5 @@
 //! Registries that mean harm: every answer ends in a clear error, in bounded time and memory, and leaves nothing.
 
-use crate::faults::root;
 use crate::proxy::{Act, Proxy, raw_server};
 use crate::support::*;
 use naru_registry::{Client, Credentials, Error, PullOptions, RegistryConfig, TransportError};
@@ -64,16 +63,16 @@ async fn manifests_that_are_none() {
 async fn sizes_without_end() {
     let proxy = Proxy::start("127.0.0.1:9", |seen, _| if seen.path.contains("/manifests/") { Act::Endless } else { Act::Pass }).await;
     let error = pull_error(&proxy.address, "endless").await;
-    assert!(matches!(root(&error), Error::TooLarge { .. }), "{error}");
+    assert!(matches!(error.root(), Error::TooLarge { .. }), "{error}");
     let announced = answering(vec![("content-type", OCI_MANIFEST.into())], vec![b' '; 5 << 20]);
     let error = pull_error(&Proxy::start("127.0.0.1:9", announced).await.address, "big").await;
-    assert!(matches!(root(&error), Error::TooLarge { .. }), "{error}");
+    assert!(matches!(error.root(), Error::TooLarge { .. }), "{error}");
     // Heads: one field of a megabyte, and a hundred thousand fields.
     for head in
         [format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)), format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(100_000))]
     {
         let error = pull_error(&raw_server(head.into_bytes()).await, "head").await;
-        assert!(matches!(root(&error), Error::Transport { .. }), "{error}");
+        assert!(matches!(error.root(), Error::Transport { .. }), "{error}");
     }
     for garbage in [
         b"\0\0\0\0".to_vec(),
@@ -81,7 +80,7 @@ async fn sizes_without_end() {
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef".to_vec(),
     ] {
         let error = pull_error(&raw_server(garbage).await, "garbage").await;
-        assert!(matches!(root(&error), Error::Transport { .. } | Error::Invalid { .. }), "{error}");
+        assert!(matches!(error.root(), Error::Transport { .. } | Error::Invalid { .. }), "{error}");
     }
 }
 
@@ -96,7 +95,7 @@ async fn digests_that_lie() {
     })
     .await;
     let error = pull_error(&proxy.address, "lie").await;
-    assert!(matches!(root(&error), Error::DigestMismatch { .. }), "{error}");
+    assert!(matches!(error.root(), Error::DigestMismatch { .. }), "{error}");
     // By digest, other bytes come.
     let proxy = Proxy::start(&registry.address, |seen, _| if seen.path.contains("/manifests/") { Act::Flip } else { Act::Pass }).await;
     assert!(!pull_error(&proxy.address, &format!("lie@{}", image.digest())).await.to_string().is_empty());
@@ -104,7 +103,7 @@ async fn digests_that_lie() {
     let config = image.id().to_string();
     let proxy = Proxy::start(&registry.address, move |seen, _| if seen.path.ends_with(&config) { Act::Flip } else { Act::Pass }).await;
     let error = pull_error(&proxy.address, "lie").await;
-    assert!(matches!(root(&error), Error::DigestMismatch { .. }), "{error}");
+    assert!(matches!(error.root(), Error::DigestMismatch { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +118,7 @@ async fn a_layer_that_is_not_what_the_config_says() {
     image.manifest = serde_json::to_vec(&manifest).unwrap();
     put_image(&registry.address, "diff", "latest", &image).await;
     let error = pull_error(&registry.address, "diff").await;
-    assert!(matches!(root(&error), Error::Store(_)), "{error}");
+    assert!(matches!(error.root(), Error::Store(_)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +137,7 @@ async fn redirects_that_lead_nowhere_good() {
         })
         .await;
         let error = pull_error(&proxy.address, "redirect").await;
-        assert!(matches!(root(&error), Error::Protocol { .. }) && error.to_string().contains(text), "{error}");
+        assert!(matches!(error.root(), Error::Protocol { .. }) && error.to_string().contains(text), "{error}");
         assert!(proxy.count("GET", "/manifests/") <= 11);
     }
 }
@@ -188,7 +187,7 @@ async fn a_distant_registry_cannot_make_us_ask_this_host() {
     let address = format!("distant.test:{}", proxy.address.rsplit(':').next().unwrap());
     for name in ["realm", "redirect"] {
         let error = pull_error_with(&client, &address, name).await;
-        assert!(matches!(root(&error), Error::Transport { reason: TransportError::ForbiddenAddress { .. }, .. }), "{error}");
+        assert!(matches!(error.root(), Error::Transport { reason: TransportError::ForbiddenAddress { .. }, .. }), "{error}");
     }
     assert!(inside.seen().is_empty());
 }
@@ -232,7 +231,7 @@ async fn other_encodings_are_refused() {
     })
     .await;
     let error = pull_error(&proxy.address, "enc").await;
-    assert!(matches!(root(&error), Error::Protocol { .. }), "{error}");
+    assert!(matches!(error.root(), Error::Protocol { .. }), "{error}");
     let none = client().manifest(&ImageRef::parse(&format!("{}/enc", proxy.address)).unwrap(), &Credentials::default()).await;
     assert!(none.is_err());
 }

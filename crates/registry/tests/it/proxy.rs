@@ -31,6 +31,8 @@ pub enum Act {
     Header(&'static str, String),
     /// The middle byte of the answer is another.
     Flip,
+    /// A byte now and then.
+    Trickle,
     /// Half of the bytes come, as if they were all.
     Half,
     /// The request's body is taken up to so many bytes, then the connection breaks.
@@ -208,6 +210,14 @@ fn spoil(act: &Act, bytes: Bytes) -> Body {
                 Err(io::Error::other("cut"))
             });
             BodyExt::boxed_unsync(StreamBody::new(first.chain(end.boxed())))
+        }
+        Act::Trickle => {
+            let pieces = futures_util::stream::unfold((bytes, 0), |(bytes, at)| async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let piece: Result<Frame<Bytes>, io::Error> = Ok(Frame::data(bytes.slice(at..(at + 1).min(bytes.len()))));
+                Some((piece, (bytes, at + 1)))
+            });
+            BodyExt::boxed_unsync(StreamBody::new(pieces))
         }
         Act::Half => full(bytes[..bytes.len() / 2].to_vec()),
         Act::EndAfter(limit) => pieces(bytes.slice(..bytes.len().min(*limit)), None),
