@@ -89,19 +89,6 @@ pub struct PruneOptions {
     pub dangling_only: bool,
 }
 
-/// What the store occupies, by unpacked sizes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DiskUsage {
-    /// All layers, each once.
-    pub layers: u64,
-    /// The layers of images no container uses.
-    pub reclaimable: u64,
-    /// Number of images.
-    pub images: usize,
-    /// Number of images that containers use.
-    pub active: usize,
-}
-
 impl Index {
     fn image(&self, id: &Digest, stored: &StoredImage) -> Image {
         Image {
@@ -366,33 +353,6 @@ impl Store {
         Ok(lines)
     }
 
-    /// What images occupy.
-    pub fn disk_usage(&self) -> DiskUsage {
-        let index = self.index.read().expect("the index is not poisoned");
-        let mut active_layers: HashSet<&Digest> = HashSet::new();
-        let mut usage = DiskUsage { layers: index.layers.values().map(|layer| layer.size).sum(), ..DiskUsage::default() };
-        for (id, image) in &index.images {
-            usage.images += usize::from(!image.record.hidden);
-            if index.is_used(id) {
-                usage.active += 1;
-                active_layers.extend(&image.config.rootfs.diff_ids);
-            }
-        }
-        let active: u64 = active_layers.into_iter().filter_map(|id| index.layers.get(id)).map(|layer| layer.size).sum();
-        usage.reclaimable = usage.layers - active;
-        usage
-    }
-
-    /// Size of the part of an image that it shares with other images.
-    pub fn shared_size(&self, id: &Digest) -> u64 {
-        let index = self.index.read().expect("the index is not poisoned");
-        let Some(image) = index.images.get(id) else { return 0 };
-        let others: HashSet<&Digest> =
-            index.images.iter().filter(|(other, _)| *other != id).flat_map(|(_, image)| &image.config.rootfs.diff_ids).collect();
-        let shared = image.config.rootfs.diff_ids.iter().filter(|layer| others.contains(layer));
-        shared.filter_map(|layer| index.layers.get(layer)).map(|layer| layer.size).sum()
-    }
-
     /// Removes images that no container uses and that `selected` takes; returns what was removed and the bytes freed.
     pub fn prune(
         &self,
@@ -401,7 +361,7 @@ impl Store {
         in_use: &dyn Fn(&Digest) -> Vec<ImageUser>,
     ) -> Result<(Vec<Removed>, u64)> {
         let mut removed = Vec::new();
-        let before = self.disk_usage().layers;
+        let before = self.layers_size();
         for image in self.list() {
             let dangling = image.tags.is_empty();
             if (options.dangling_only && !dangling) || !in_use(&image.id).is_empty() || !selected(&image) {
@@ -416,7 +376,7 @@ impl Store {
             removed.push(Removed::Deleted(id));
         }
         let partial = self.partials.sweep(Duration::ZERO)?;
-        Ok((removed, before.saturating_sub(self.disk_usage().layers) + partial))
+        Ok((removed, before.saturating_sub(self.layers_size()) + partial))
     }
 
     /// True when the image can run here.

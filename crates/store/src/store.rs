@@ -11,6 +11,7 @@ use crate::root::{names, open_dir, remove_tree_until};
 use naru_types::{ContainerId, Digest};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,8 @@ pub struct Store {
     pub(crate) database: Mutex<Database>,
     pub(crate) containers: OwnedFd,
     pub(crate) partials: Arc<Partials>,
+    /// Bytes on disk of layers that were counted.
+    pub(crate) layer_blocks: Mutex<HashMap<Digest, u64>>,
     trash: Arc<Trash>,
     wake: Option<Sender<()>>,
     sweeper: Option<JoinHandle<()>>,
@@ -112,6 +115,7 @@ impl Store {
             index: RwLock::new(Index::default()),
             database: Mutex::new(database),
             containers: open("containers")?,
+            layer_blocks: Mutex::new(HashMap::new()),
             partials: Arc::new(Partials::new(root.join("partial"))),
             trash: trash.clone(),
             wake: Some(wake),

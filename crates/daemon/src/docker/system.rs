@@ -158,7 +158,7 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
     let app = &call.app;
     let mut usage = models::DiskUsage::default();
     if wants("image") {
-        let total = app.engine.with_store(|store| Ok(store.disk_usage())).await?;
+        let total = app.engine.with_store(|store| store.disk_usage()).await?;
         usage.layers_size = i64::try_from(total.layers).unwrap_or(i64::MAX);
         let mut rows = Vec::new();
         for image in app.engine.images() {

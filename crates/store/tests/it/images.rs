@@ -111,9 +111,9 @@ fn shared_layers_stay_until_the_last_image_goes() {
     let one = image(&fixture, "one", &[&shared, &[file("a", "1")]]);
     image(&fixture, "two", &[&shared, &[file("b", "22")]]);
     assert_eq!(fixture.shared_size(&one), 5);
-    assert_eq!(fixture.disk_usage().layers, 8);
+    assert_eq!(fixture.disk_usage().unwrap().layers, 8);
     fixture.remove("one", RemoveOptions::default(), &nobody).unwrap();
-    assert_eq!(fixture.disk_usage().layers, 7);
+    assert_eq!(fixture.disk_usage().unwrap().layers, 7);
     let id = ContainerId::random();
     fixture.prepare(&id, Some(&fixture.find("two").unwrap().id)).unwrap();
     let mount = fixture.mount(&id).unwrap();
@@ -218,4 +218,37 @@ fn one_store_at_a_time() {
     let fixture = Fixture::new();
     let error = naru_store::Store::open(&fixture.config).unwrap_err();
     assert!(error.to_string().contains("another engine"), "{error}");
+}
+
+#[test]
+fn the_disk_usage_is_what_du_says() {
+    let fixture = Fixture::new();
+    let big = "x".repeat(3_000_000);
+    let shared: &[_] = &[dir("d"), file("d/big", &big), link("d/hard", naru_store::tar::Kind::Link, "d/big")];
+    let small: Vec<_> = (0..300).map(|number| file(&format!("f{number}"), "some text")).collect();
+    let one = image(&fixture, "one", &[shared, &small]);
+    image(&fixture, "two", &[shared, &[file("b", &big)]]);
+    let container = ContainerId::random();
+    fixture.prepare(&container, Some(&one)).unwrap();
+    std::fs::write(fixture.config.root.join("containers").join(container.as_str()).join("upper/written"), &big).unwrap();
+    std::fs::write(fixture.config.root.join("partial").join("a".repeat(64)), &big).unwrap();
+    let compare = || {
+        fixture.sweep().unwrap();
+        let du = std::process::Command::new("du").args(["-s", "-B1"]).arg(&fixture.config.root).output().unwrap();
+        let text = String::from_utf8(du.stdout).unwrap();
+        let du: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let usage = fixture.disk_usage().unwrap();
+        let total = usage.on_disk.total();
+        assert!(total.abs_diff(du) <= du / 100, "{usage:?}, du says {du}");
+        usage
+    };
+    let usage = compare();
+    assert_eq!((usage.images, usage.active), (2, 1));
+    assert!(usage.on_disk.containers >= 3_000_000 && usage.on_disk.unfinished >= 3_000_000);
+    let reclaimable = usage.on_disk.reclaimable;
+    assert!((3_000_000..4_000_000).contains(&reclaimable), "the layer that only the unused image has: {usage:?}");
+    fixture.remove("two", RemoveOptions::default(), &nobody).unwrap();
+    let after = compare();
+    let freed = usage.on_disk.layers + usage.on_disk.blobs - after.on_disk.layers - after.on_disk.blobs;
+    assert_eq!(freed, reclaimable);
 }
