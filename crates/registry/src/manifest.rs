@@ -203,7 +203,7 @@ pub fn candidates<'a>(entries: &'a [Descriptor], platform: &Platform) -> Vec<&'a
 }
 
 /// What runs on `platform`, the best first, in normal spelling.
-fn usable(platform: &Platform) -> Vec<Platform> {
+pub(crate) fn usable(platform: &Platform) -> Vec<Platform> {
     let parse = |text: String| text.parse::<Platform>().ok();
     let os = &platform.os;
     let number = |default: u32| {

@@ -16,7 +16,7 @@ use crate::config::Credentials;
 use crate::error::{Error, Result};
 use crate::event::{LayerState, PullEvent};
 use crate::flight::News;
-use crate::manifest::{Descriptor, Document, Manifest, candidates, platforms};
+use crate::manifest::{Descriptor, Document, Manifest, candidates, platforms, usable};
 use crate::session::{Fetched, Session, explain_pull};
 use crate::url::{Url, unescape};
 use naru_store::{Expected, ImageConfig, Ingest, LayerBlob, NewImage, Phase, Progress, Store};
@@ -169,6 +169,15 @@ impl Pull {
     fn done(&self, id: Digest, digest: Digest, up_to_date: bool) -> Pulled {
         self.news.tell(PullEvent::Digest(digest.clone()));
         self.news.tell(PullEvent::Done { reference: self.reference.familiar(), up_to_date });
+        if let (Some(wanted), Ok(image)) = (&self.options.platform, self.store.image(&id)) {
+            let has = image.config.platform();
+            if !usable(wanted).contains(&has) {
+                let name = self.reference.familiar();
+                let text = format!("does not match the specified platform ({wanted})");
+                self.news
+                    .tell(PullEvent::Notice(format!("WARNING: image with reference {name} was found but its platform ({has}) {text}")));
+            }
+        }
         Pulled { id, digest, up_to_date, reference: self.reference.clone() }
     }
 

@@ -107,6 +107,13 @@ async fn the_image_for_the_platform_is_taken() {
     let error = pull(&client, &fixture.store, &reference, for_platform("linux/riscv64")).await.0.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().starts_with("no matching manifest for linux/riscv64 in the manifest list entries"), "{error}");
+    // An image without an index is taken as it is, with a warning.
+    let own = registry.reference("multi:own");
+    let (pulled, events) = pull(&client, &fixture.store, &own, for_platform("linux/amd64")).await;
+    assert_eq!(pulled.unwrap().id, arm.id());
+    let warning = "was found but its platform (linux/arm64) does not match the specified platform (linux/amd64)";
+    assert!(pull_lines(&events).last().unwrap().ends_with(warning), "{events:?}");
+    assert!(pull_lines(&pull(&client, &fixture.store, &own, for_platform("linux/arm64")).await.1).last().unwrap().starts_with("Status: "));
     let info = client.manifest(&reference, &Credentials::default()).await.unwrap();
     assert_eq!(info.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(), ["linux/arm64", "linux/amd64"]);
     assert_eq!((info.digest, info.media_type.as_str(), info.raw), (Digest::of(&list), OCI_INDEX, list));
