@@ -148,10 +148,21 @@ impl Links {
             Some(rate) if !rate.is_unlimited() => self.set_rate(&plan.host_name, rate),
             _ => Ok(()),
         });
+        let inside = inside.and_then(|()| self.settle(plan));
         if inside.is_err() {
             self.remove(&plan.host_name)?;
         }
         inside
+    }
+
+    /// That a link has a carrier is seen to by a thread of the kernel, some time later; until then the bridge forwards
+    /// nothing from it, and what is lost is sent again after a second. Asking for a link has it seen to at once, with
+    /// kernels that are new enough.
+    fn settle(&self, plan: &VethPlan) -> Result<()> {
+        let mut batch = Batch::default();
+        look_at(&mut batch, plan.host_name.as_str());
+        batch.begin(GET_LINK, 0, "look at", "the bridge", &interface(0, plan.bridge, false));
+        self.socket().request(batch).map(drop)
     }
 
     fn make_pair(&self, plan: &VethPlan, namespace: BorrowedFd<'_>) -> Result<()> {

@@ -21,6 +21,7 @@ fn child(parent: u32, kind: ChildKind, address: &str) -> ChildPlan {
 fn attach(host: &Host, plan: &ChildPlan) -> Namespace {
     let namespace = Namespace::new();
     host.links.attach_child(plan, namespace.0.as_fd(), namespace.route_socket().as_fd()).unwrap();
+    plan.addresses.iter().for_each(|own| namespace.hears_of(own.address()));
     namespace
 }
 

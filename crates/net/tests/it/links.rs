@@ -151,3 +151,29 @@ fn attaching_is_fast() {
     // Moving a link between namespaces in a message of its own takes 14 ms at best.
     assert!(times[0].as_millis() < 10, "{:?}", times[0]);
 }
+
+#[test]
+#[ignore = "looks for packets that are lost at the beginning; run it beside other work"]
+fn the_first_packet_arrives() {
+    let host = Host::new();
+    let mut late = Vec::new();
+    for round in 0..60 {
+        let bridge = host.dual(&format!("br-{round}"), [&format!("172.30.{round}.0/24"), &format!("fd30:{round}::/64")], |_| {});
+        let one = host.dual_container(bridge, [&format!("172.30.{round}.2/24"), &format!("fd30:{round}::2/64")]);
+        let two = host.dual_container(bridge, [&format!("172.30.{round}.3/24"), &format!("fd30:{round}::3/64")]);
+        for (what, from, to) in [
+            ("L2 v4", &one, format!("172.30.{round}.3:80")),
+            ("L2 v6", &one, format!("[fd30:{round}::3]:80")),
+            ("host v4", &host.host, format!("172.30.{round}.2:80")),
+            ("host v6", &host.host, format!("[fd30:{round}::2]:80")),
+        ] {
+            let start = Instant::now();
+            let answered = from.ask(&to).is_some();
+            if !answered || start.elapsed().as_millis() > 200 {
+                late.push(format!("{round} {what}: {answered} {:?}", start.elapsed()));
+            }
+        }
+        drop(two);
+    }
+    assert!(late.is_empty(), "{late:#?}");
+}

@@ -43,42 +43,49 @@ fn who_reaches_what() {
         (GatewayMode::NatUnprotected, false, [true, true, true, true], [true, false, false, false]),
         (GatewayMode::Nat, true, [true, false, false, false], [true, false, false, false]),
     ];
-    for (mode, internal, outside, other) in table {
-        let host = Host::new();
-        let bridge = host.dual("br-a", SUBNETS, |rules| {
-            (rules.mode_v4, rules.mode_v6) = (mode, mode);
-            rules.internal = internal;
-        });
-        let elsewhere = host.dual("br-b", ["172.31.0.0/24", "fd31::/64"], |_| {});
-        let container = host.dual_container(bridge, CONTAINER);
-        let neighbour = host.dual_container(bridge, ["172.30.0.3/24", "fd30::3/64"]);
-        let stranger = host.dual_container(elsewhere, ["172.31.0.2/24", "fd31::2/64"]);
-        host.outside.ip("route add 172.30.0.0/24 via 10.9.0.1");
-        host.outside.ip("route add fd30::/64 via fd09::1");
-        host.outside.serve("0.0.0.0:90");
-        host.outside.serve("[::]:90");
-        // An internal network's ports are not published by an engine; nothing of the kind is tried here.
-        let ports = if internal { vec![] } else { publish(&host) };
-        for (family, at, own) in [("v4", HOST, "172.30.0.2"), ("v6", "[fd09::1]", "[fd30::2]")] {
-            let said = |list: [bool; 4]| Reached { by_host: list[0] && !internal, published: list[1], unpublished: list[2], ping: list[3] };
-            assert_eq!(reached(&host.outside, at, own), said(outside), "{mode:?} internal {internal} {family} from outside");
-            assert_eq!(reached(&stranger, at, own), said(other), "{mode:?} internal {internal} {family} from another network");
-            assert!(neighbour.ask(&format!("{own}:81")).is_some(), "{mode:?} {family} neighbour");
-            assert!(host.host.ask(&format!("{own}:81")).is_some(), "{mode:?} {family} host");
-            let (there, own) = if family == "v4" { (OUTSIDE, "172.30.0.2") } else { ("[fd09::2]", "fd30::2") };
-            let seen = container.ask(&format!("{there}:90"));
-            let as_host = if family == "v4" { HOST } else { "fd09::1" };
-            let expected = match (internal, mode) {
-                (true, _) => None,
-                (_, GatewayMode::Routed) => Some(own),
-                _ => Some(as_host),
-            };
-            assert_eq!(seen.as_deref(), expected, "{mode:?} internal {internal} {family} what the outside sees");
+    // Most of the time is spent waiting for what does not come.
+    std::thread::scope(|scope| {
+        for (mode, internal, outside, other) in table {
+            scope.spawn(move || who_reaches(mode, internal, outside, other));
         }
-        host.firewall.unpublish(&ports).unwrap();
-        let left = reached(&host.outside, HOST, "172.30.0.2");
-        assert!(!left.by_host && left.published == (mode == GatewayMode::NatUnprotected), "{mode:?} {left:?}");
+    });
+}
+
+fn who_reaches(mode: GatewayMode, internal: bool, outside: [bool; 4], other: [bool; 4]) {
+    let host = Host::new();
+    let bridge = host.dual("br-a", SUBNETS, |rules| {
+        (rules.mode_v4, rules.mode_v6) = (mode, mode);
+        rules.internal = internal;
+    });
+    let elsewhere = host.dual("br-b", ["172.31.0.0/24", "fd31::/64"], |_| {});
+    let container = host.dual_container(bridge, CONTAINER);
+    let neighbour = host.dual_container(bridge, ["172.30.0.3/24", "fd30::3/64"]);
+    let stranger = host.dual_container(elsewhere, ["172.31.0.2/24", "fd31::2/64"]);
+    host.outside.ip("route add 172.30.0.0/24 via 10.9.0.1");
+    host.outside.ip("route add fd30::/64 via fd09::1");
+    host.outside.serve("0.0.0.0:90");
+    host.outside.serve("[::]:90");
+    // An internal network's ports are not published by an engine; nothing of the kind is tried here.
+    let ports = if internal { vec![] } else { publish(&host) };
+    for (family, at, own) in [("v4", HOST, "172.30.0.2"), ("v6", "[fd09::1]", "[fd30::2]")] {
+        let said = |list: [bool; 4]| Reached { by_host: list[0] && !internal, published: list[1], unpublished: list[2], ping: list[3] };
+        assert_eq!(reached(&host.outside, at, own), said(outside), "{mode:?} internal {internal} {family} from outside");
+        assert_eq!(reached(&stranger, at, own), said(other), "{mode:?} internal {internal} {family} from another network");
+        assert!(neighbour.ask(&format!("{own}:81")).is_some(), "{mode:?} {family} neighbour");
+        assert!(host.host.ask(&format!("{own}:81")).is_some(), "{mode:?} {family} host");
+        let (there, own) = if family == "v4" { (OUTSIDE, "172.30.0.2") } else { ("[fd09::2]", "fd30::2") };
+        let seen = container.ask(&format!("{there}:90"));
+        let as_host = if family == "v4" { HOST } else { "fd09::1" };
+        let expected = match (internal, mode) {
+            (true, _) => None,
+            (_, GatewayMode::Routed) => Some(own),
+            _ => Some(as_host),
+        };
+        assert_eq!(seen.as_deref(), expected, "{mode:?} internal {internal} {family} what the outside sees");
     }
+    host.firewall.unpublish(&ports).unwrap();
+    let left = reached(&host.outside, HOST, "172.30.0.2");
+    assert!(!left.by_host && left.published == (mode == GatewayMode::NatUnprotected), "{mode:?} {left:?}");
 }
 
 #[test]

@@ -35,6 +35,21 @@ impl Namespace {
         })
     }
 
+    /// Waits until neighbours can ask for an IPv6 address. The kernel joins the group for it some time after it has taken
+    /// the address, and who asks before asks again after a second.
+    pub fn hears_of(&self, own: IpAddr) {
+        let IpAddr::V6(own) = own else { return };
+        let [.., a, b, c] = own.octets();
+        let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+        for _ in 0..1000 {
+            if self.run(|| std::fs::read_to_string("/proc/thread-self/net/igmp6").unwrap().contains(&group)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nobody hears of {own}");
+    }
+
     pub fn route_socket(&self) -> OwnedFd {
         self.run(|| rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap())
     }
@@ -270,6 +285,12 @@ impl Host {
             namespace.ip(&format!("addr add {ipv6}/64 dev {link} nodad"));
             namespace.ip(&format!("link set {link} up"));
         }
+        host.hears_of(address("fd09::1"));
+        outside.hears_of(address("fd09::2"));
+        // Asking for a link has its carrier seen to, without which the first packet may be lost.
+        for (namespace, link) in [(&host, "wire"), (&outside, "wire2")] {
+            namespace.run(|| Links::open("x").unwrap().find(&name(link)).unwrap().unwrap());
+        }
         Host { host, outside, links, firewall }
     }
 
@@ -338,6 +359,7 @@ impl Host {
         change(&mut plan);
         let route = namespace.route_socket();
         self.host.run(|| self.links.attach(&plan, namespace.0.as_fd(), route.as_fd()).unwrap());
+        plan.addresses.iter().for_each(|own| namespace.hears_of(own.address()));
         namespace
     }
 }
