@@ -2,7 +2,7 @@
 
 use crate::proxy::{Act, Proxy};
 use crate::support::*;
-use naru_registry::{Credentials, Error, PullOptions, RegistryConfig};
+use naru_registry::{Credentials, Error, PullOptions, RegistryConfig, SearchFilters};
 use naru_types::{Digest, ErrorKind, ImageRef};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -280,4 +280,31 @@ async fn a_pull_nobody_waits_for_stops_and_is_taken_up_again() {
         .map(|seen| seen.header("range").map(str::to_owned))
         .collect();
     assert!(ranges.iter().flatten().any(|range| range.starts_with("bytes=")), "{ranges:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_as_docker_s_registries_have_it() {
+    let results = r#"{"num_results":3,"query":"app","results":[
+        {"name":"app","description":"one","star_count":7,"is_official":true,"is_automated":false},
+        {"name":"team/app","description":null,"star_count":3,"is_official":false},
+        {"name":"old/app","star_count":1}]}"#;
+    let registry = Proxy::start("127.0.0.1:9", move |seen, _| match seen.path.as_str() {
+        "/v1/search?q=app&n=25" => Act::Answer(200, vec![], results.into()),
+        "/v1/search?q=none%26x&n=2" => Act::Answer(200, vec![], b"{}".to_vec()),
+        "/v2/" => Act::Answer(200, vec![], vec![]),
+        _ => Act::Answer(500, vec![], vec![]),
+    })
+    .await;
+    let client = client();
+    let none = Credentials::default();
+    let search = async |term: &str, limit, filters: SearchFilters| {
+        let found = client.search(&format!("{}/{term}", registry.address), limit, &filters, &none).await;
+        found.map(|results| results.into_iter().map(|result| result.name).collect::<Vec<_>>())
+    };
+    assert_eq!(search("app", None, SearchFilters::default()).await.unwrap(), ["app", "team/app", "old/app"]);
+    let official = SearchFilters { is_official: Some(false), stars: Some(2), ..Default::default() };
+    assert_eq!(search("app", None, official).await.unwrap(), ["team/app"]);
+    assert!(search("none&x", Some(2), SearchFilters::default()).await.unwrap().is_empty());
+    assert_eq!(search("app", Some(101), SearchFilters::default()).await.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert!(matches!(search("broken", None, SearchFilters::default()).await, Err(Error::Status { .. })));
 }
