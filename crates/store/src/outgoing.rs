@@ -4,15 +4,15 @@
 //! compressed, once: from then on the image consists of these blobs and of the manifest that names them. The same layer
 //! gives the same blob, on every host.
 
+use crate::deflate::gzip;
 use crate::error::{At, Error, Result};
 use crate::index::{ImageRecord, LayerBlob};
 use crate::ingest::Pins;
 use crate::manifest::{self, OCI_LAYER};
 use crate::store::Store;
-use crate::stream::{BUFFER, Hashing};
+use crate::stream::Hashing;
 use naru_types::Digest;
 use std::fs::File;
-use std::io::{Read, Write};
 use std::sync::Arc;
 
 /// An image as it is pushed. Its blobs stay in the store as long as this value lives.
@@ -86,19 +86,13 @@ impl Store {
     /// Writes the gzip of a plain blob to `path`.
     fn compress(&self, digest: &Digest, path: &std::path::Path) -> Result<(Digest, u64)> {
         let file = File::create_new(path).at("create", path.display())?;
-        // No name and no time in the header: the same tar gives the same blob.
         let sink = Hashing::new(file, u64::MAX, "layer");
-        let mut packer = flate2::write::GzEncoder::new(sink, flate2::Compression::new(6));
-        let mut source = self.blob(digest)?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let got = source.read(&mut buffer).at("read blob", digest)?;
-            if got == 0 {
-                break;
-            }
-            packer.write_all(&buffer[..got]).at("write", path.display())?;
+        let mut source = Hashing::new(self.blob(digest)?, u64::MAX, "layer");
+        let (packed, size, _) = gzip(&mut source, sink)?.finish();
+        let (found, ..) = source.finish();
+        if found != *digest {
+            return Err(Error::DigestMismatch { what: "a damaged layer in the store".into(), expected: digest.clone(), found });
         }
-        let (digest, size, _) = packer.finish().at("write", path.display())?.finish();
-        Ok((digest, size))
+        Ok((packed, size))
     }
 }

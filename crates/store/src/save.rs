@@ -5,7 +5,7 @@ use crate::error::{At, Error, Result};
 use crate::images::Image;
 use crate::index::IndexBlob;
 use crate::ingest::Pins;
-use crate::manifest::{self, Descriptor, Document, ImageIndex, OCI_INDEX, OCI_MANIFEST, PlatformField, matches};
+use crate::manifest::{Descriptor, ImageIndex, OCI_INDEX, OCI_MANIFEST, PlatformField, matches};
 use crate::store::Store;
 use crate::stream::Hashing;
 use crate::tar::{Entry, Kind, Writer};
@@ -169,20 +169,6 @@ impl Store {
             (variants.iter().flat_map(of).chain(index.iter().map(|index| index.digest.clone())).collect(), ())
         });
         Ok(Selected { variants, index, references: Vec::new() })
-    }
-
-    /// For each index an image was found through, the images of it that are here.
-    pub fn siblings(&self, image: &Image) -> Result<Vec<(IndexBlob, Vec<Image>)>> {
-        let all = self.list();
-        let mut found = Vec::new();
-        for blob in &image.indexes {
-            let bytes = self.read_metadata(&blob.digest)?;
-            if let Document::Index(index) = manifest::parse(&format!("index {}", blob.digest), &bytes)? {
-                let listed = |image: &&Image| index.manifests.iter().any(|descriptor| descriptor.digest == image.manifest);
-                found.push((blob.clone(), all.iter().filter(listed).cloned().collect()));
-            }
-        }
-        Ok(found)
     }
 
     /// A manifest for `image` as it is pushed: bytes and media type.

@@ -1,7 +1,7 @@
 //! Layers fetched by their digests: resumed, shared, refused when they are wrong; images of several platforms.
 
 use crate::support::*;
-use naru_store::{Expected, Ingest, LayerBlob, LoadOptions, Loaded, NewImage, PruneOptions, RemoveOptions, SaveOptions};
+use naru_store::{Expected, Ingest, LayerBlob, LoadOptions, Loaded, NewImage, PruneOptions, RemoveOptions, SaveOptions, VariantKind};
 use naru_types::{Digest, ErrorKind, ImageRef, Platform};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -314,6 +314,17 @@ fn platforms_are_chosen_when_loading_and_saving() {
     let image = fixture.find("multi").unwrap();
     assert_eq!(fixture.read_metadata(&image.indexes[0].digest).unwrap(), index.as_bytes());
     assert_eq!(fixture.siblings(&image).unwrap()[0].1.len(), 2);
+    assert_eq!(fixture.target(&image).unwrap().digest, Digest::of(index.as_bytes()));
+    let variants = fixture.variants_of(&image).unwrap();
+    let here: Vec<(bool, String)> = variants
+        .iter()
+        .map(|variant| match &variant.kind {
+            VariantKind::Image { platform: Some(platform) } => (variant.image.is_some(), platform.architecture.clone()),
+            kind => panic!("{kind:?}"),
+        })
+        .collect();
+    assert_eq!(here, [(true, "arm64".into()), (true, "amd64".into()), (false, "s390x".into())]);
+    assert!(variants[0].content_size > 100 && variants[0].unpacked_size == 5 && variants[2].content_size == 0);
     let save = |fixture: &Fixture, platforms: &[&Platform]| {
         let mut bytes = Vec::new();
         let options = SaveOptions { platforms: platforms.iter().map(|p| (*p).clone()).collect() };
