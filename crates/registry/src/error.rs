@@ -330,7 +330,9 @@ impl Error {
             | Error::NothingToPush { .. }
             | Error::NoSuchTag { .. } => ErrorKind::NotFound,
             Error::Refused(refusal) => refusal.kind(),
-            Error::NoCredentials { .. } | Error::Login { .. } => ErrorKind::Unauthorized,
+            // Not "unauthorized": upon that the docker CLI asks for a name and a password, even without a terminal.
+            Error::NoCredentials { .. } => ErrorKind::Forbidden,
+            Error::Login { .. } => ErrorKind::Unauthorized,
             Error::RateLimited { .. } => ErrorKind::Unavailable,
             Error::Transport { .. } | Error::Status { .. } | Error::Protocol { .. } | Error::DigestMismatch { .. } => ErrorKind::Internal,
             Error::Invalid { .. } | Error::Schema1 { .. } | Error::Artifact { .. } | Error::Request(_) | Error::Config { .. } => {

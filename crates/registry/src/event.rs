@@ -18,7 +18,7 @@ pub struct Line {
 /// News of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PullEvent {
-    /// It starts.
+    /// The reference exists; it starts.
     Pulling {
         /// The tag or digest.
         reference: String,

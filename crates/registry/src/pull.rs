@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -84,7 +84,8 @@ impl Client {
             credentials: options.credentials.clone(),
         };
         let start = |news| {
-            let pull = Pull { client: self.inner.clone(), store: store.clone(), reference: reference.clone(), options, news };
+            let told = AtomicBool::new(false);
+            let pull = Pull { client: self.inner.clone(), store: store.clone(), reference: reference.clone(), options, news, told };
             async move { pull.run().await }
         };
         self.inner.pulls.join(&key, "the pull", start, progress).await
@@ -115,6 +116,7 @@ struct Pull {
     reference: ImageRef,
     options: PullOptions,
     news: Arc<News<PullEvent>>,
+    told: AtomicBool,
 }
 
 /// The manifest of the image itself, and the index that led to it.
@@ -126,7 +128,6 @@ struct Chosen {
 
 impl Pull {
     async fn run(self) -> Result<Pulled> {
-        self.news.tell(PullEvent::Pulling { reference: manifest_name(&self.reference), repository: self.reference.path.clone() });
         let mirrors = self.client.config.mirrors.get(&self.reference.domain).cloned().unwrap_or_default();
         for mirror in mirrors {
             let session = self.mirror_session(&mirror)?;
@@ -157,13 +158,24 @@ impl Pull {
 
     async fn pull_from(&self, session: &Session) -> Result<Pulled> {
         let top = match self.current(session).await? {
-            Current::Here { id, digest } => return Ok(self.done(id, digest, true)),
+            Current::Here { id, digest } => {
+                self.found();
+                return Ok(self.done(id, digest, true));
+            }
             Current::Fetch { name, wanted } => session.get_manifest(&name, wanted.as_ref()).await?,
         };
+        self.found();
         let digest = top.digest.clone();
         let chosen = self.choose(session, top).await?;
         let id = self.take_in(session, chosen, &digest).await?;
         Ok(self.done(id, digest, false))
+    }
+
+    /// The reference exists: only now a pull has begun, as users of Docker see it.
+    fn found(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.news.tell(PullEvent::Pulling { reference: manifest_name(&self.reference), repository: self.reference.path.clone() });
+        }
     }
 
     fn done(&self, id: Digest, digest: Digest, up_to_date: bool) -> Pulled {

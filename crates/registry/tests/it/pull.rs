@@ -139,7 +139,9 @@ async fn by_digest_and_by_nothing() {
         ("d:nope".to_owned(), "d:nope not found: manifest unknown: manifest unknown"),
         ("nope".to_owned(), "manifest for"),
     ] {
-        let error = pull(&client, &fixture.store, &registry.reference(&name), options()).await.0.unwrap_err();
+        let (pulled, events) = pull(&client, &fixture.store, &registry.reference(&name), options()).await;
+        let error = pulled.unwrap_err();
+        assert!(events.is_empty(), "{events:?}");
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(error.kind(), ErrorKind::NotFound);
     }
