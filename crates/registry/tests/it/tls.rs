@@ -143,3 +143,51 @@ async fn plain_http_is_for_insecure_registries_only() {
         Err(Error::Transport { reason: TransportError::Lookup { .. } | TransportError::NoSuchHost { .. }, .. })
     ));
 }
+
+/// A registry with a certificate that gives everyone the same answer.
+async fn secure_server(certificates: &Certificates, answer: String) -> String {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let chain = vec![CertificateDer::from_pem_file(certificates.path("server.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(certificates.path("server.key")).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                stream.read(&mut [0; 4096]).await?;
+                stream.write_all(answer.as_bytes()).await?;
+                stream.shutdown().await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leads_from_https_to_http() {
+    let inside = crate::proxy::Proxy::start("127.0.0.1:9", |_, _| crate::proxy::Act::Answer(200, vec![], b"{}".to_vec())).await;
+    let certificates = Certificates::new(&["registry.test"]);
+    for (answer, text) in [
+        (format!("307 Temporary Redirect\r\nLocation: http://{}/x", inside.address), "a redirect from https"),
+        (format!("401 Unauthorized\r\nWww-Authenticate: Bearer realm=\"http://{}/token\"", inside.address), "over plain http"),
+    ] {
+        let address = secure_server(&certificates, format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n")).await;
+        let authority = format!("registry.test:{}", address.rsplit(':').next().unwrap());
+        let certs = tempfile::tempdir().unwrap();
+        std::fs::create_dir(certs.path().join(&authority)).unwrap();
+        std::fs::copy(certificates.path("ca.crt"), certs.path().join(&authority).join("ca.crt")).unwrap();
+        let client = client_with(certs.path(), |_| ());
+        let credentials = Credentials { username: "u".into(), password: "p".into(), ..Default::default() };
+        let error = client.tags(&ImageRef::parse(&format!("{authority}/x")).unwrap(), &credentials).await.unwrap_err();
+        assert!(matches!(error, Error::Protocol { .. }) && error.to_string().contains(text), "{error}");
+    }
+    assert!(inside.seen().is_empty());
+}
