@@ -9,11 +9,11 @@
 
 use crate::address::{IpNet, LinkName, MacAddress};
 use crate::error::{Error, Result};
-use crate::netlink::{Batch, Socket, flags};
+use crate::netlink::{Answer, Batch, Socket, flags};
 use crate::rates::{Rate, detour, shape};
 use crate::rtnetlink::{
-    GET_LINK, Link, NEW_LINK, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of, look_at,
-    looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
+    GET_LINK, Link, NEW_LINK, OPER_UP, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of,
+    look_at, looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
 };
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -156,13 +156,22 @@ impl Links {
     }
 
     /// That a link has a carrier is seen to by a thread of the kernel, some time later; until then the bridge forwards
-    /// nothing from it, and what is lost is sent again after a second. Asking for a link has it seen to at once, with
-    /// kernels that are new enough.
+    /// nothing from it, and what is lost is sent again after a second. Asking for a link has it seen to at once with
+    /// kernels that are new enough, others get a little time.
     fn settle(&self, plan: &VethPlan) -> Result<()> {
-        let mut batch = Batch::default();
-        look_at(&mut batch, plan.host_name.as_str());
-        batch.begin(GET_LINK, 0, "look at", "the bridge", &interface(0, plan.bridge, false));
-        self.socket().request(batch).map(drop)
+        const TRIES: usize = 20;
+        for _ in 0..TRIES {
+            let mut batch = Batch::default();
+            look_at(&mut batch, plan.host_name.as_str());
+            batch.begin(GET_LINK, 0, "look at", "the bridge", &interface(0, plan.bridge, false));
+            let answers = self.socket().request(batch)?;
+            let is_settled = |answer: &Answer| answer.attributes(16).any(|(kind, value)| kind == ifla::OPERSTATE && value == [OPER_UP]);
+            if answers.iter().all(is_settled) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     fn make_pair(&self, plan: &VethPlan, namespace: BorrowedFd<'_>) -> Result<()> {

@@ -25,6 +25,7 @@ pub(crate) mod ifla {
     pub const MTU: u16 = 4;
     pub const LINK: u16 = 5;
     pub const MASTER: u16 = 10;
+    pub const OPERSTATE: u16 = 16;
     pub const LINKINFO: u16 = 18;
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;
@@ -47,6 +48,8 @@ pub(crate) mod ifla {
 }
 
 const UP: u32 = 1;
+/// A link that carries packets (IF_OPER_UP).
+pub(crate) const OPER_UP: u8 = 6;
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 /// No link-local address, no router solicitations.
