@@ -1,5 +1,5 @@
 //! Pulls or pushes one image with nothing else around it, and tells how long it took:
-//! `transfer pull|push STORE REFERENCE`. Needs root, as the store does.
+//! `transfer pull|push STORE REFERENCE [INSECURE-REGISTRY]`. Needs root, as the store does.
 
 use naru_registry::{Client, PullOptions, PushOptions, RegistryConfig};
 use naru_store::{Store, StoreConfig};
@@ -12,9 +12,11 @@ use std::time::Instant;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [action, root, reference] = arguments.as_slice() else { return Err("usage: transfer pull|push STORE REFERENCE".into()) };
+    let [action, root, reference, insecure @ ..] = arguments.as_slice() else {
+        return Err("usage: transfer pull|push STORE REFERENCE [INSECURE-REGISTRY]".into());
+    };
     let store = Arc::new(Store::open(&StoreConfig { root: root.into(), ..StoreConfig::default() })?);
-    let client = Client::new(RegistryConfig::default())?;
+    let client = Client::new(RegistryConfig { insecure: insecure.to_vec(), ..RegistryConfig::default() })?;
     let reference: ImageRef = reference.parse()?;
     let start = Instant::now();
     let stdout = Mutex::new(std::io::stdout());
