@@ -9,7 +9,7 @@
 //! A container may change its root while we copy: every step is (directory, name), and no last component is followed.
 
 use crate::error::{At, Error, Result, printable};
-use crate::limits::Space;
+use crate::limits::{Names, Space};
 use crate::recipe::Tape;
 use crate::root::{
     DIR_FLAGS, PATH_MAX, chmod_no_follow, file_type, is_whiteout, keeps_xattr, open_in, open_no_links, proc_path, remove_tree, stat_opt,
@@ -87,6 +87,7 @@ struct Applier<'a> {
     parent: Option<Parent>,
     /// Times of directories are set at the end: each new file in them changes them.
     dirs: Vec<(Vec<u8>, Timespec)>,
+    names: Names,
     /// Something had the name of the present entry.
     replaced: bool,
     /// The present directory is looked up again for the next entry.
@@ -163,6 +164,7 @@ impl<'a> Applier<'a> {
             tape: None,
             parent: None,
             dirs: Vec::new(),
+            names: Names::default(),
             replaced: false,
             stale: false,
             inherits_nothing: matches!(purpose, Purpose::Layer),
@@ -236,7 +238,7 @@ impl<'a> Applier<'a> {
         // The base of a copy may be reached through a link.
         let dir = open_in(self.root, self.base, DIR_FLAGS.difference(OFlags::NOFOLLOW)).map_err(at)?;
         self.dress(dir.as_fd(), entry)?;
-        self.dirs.push((self.base.to_vec(), modified(entry)));
+        self.remember(self.base.to_vec(), modified(entry))?;
         Ok(())
     }
 
@@ -294,7 +296,7 @@ impl<'a> Applier<'a> {
                     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(refuse)?;
                     if self.is_layer() {
                         // Nothing says when: the same layer gives the same tree everywhere.
-                        self.dirs.push((above[..end].to_vec(), Timespec { tv_sec: 0, tv_nsec: 0 }));
+                        self.remember(above[..end].to_vec(), Timespec { tv_sec: 0, tv_nsec: 0 })?;
                     }
                 }
                 Some(stat) if is_whiteout(&stat) && self.is_layer() => {
@@ -380,7 +382,7 @@ impl<'a> Applier<'a> {
                     self.dress(fd.as_fd(), entry)?;
                 }
                 let path = self.parent.as_ref().map_or(&b""[..], |parent| parent.path.as_slice());
-                self.dirs.push(([path, b"/", name].concat(), modified(entry)));
+                self.remember([path, b"/", name].concat(), modified(entry))?;
                 return Ok(());
             }
             Kind::Symlink => {
@@ -520,6 +522,12 @@ impl<'a> Applier<'a> {
         for (key, value) in entry.xattrs.iter().filter(|(key, _)| keeps_xattr(key)) {
             tolerate(rustix::fs::fsetxattr(dir, key.as_slice(), value, XattrFlags::empty()), key).map_err(at)?;
         }
+        Ok(())
+    }
+
+    fn remember(&mut self, path: Vec<u8>, modified: Timespec) -> Result<()> {
+        self.names.remember(&path, "directories of a layer")?;
+        self.dirs.push((path, modified));
         Ok(())
     }
 

@@ -19,6 +19,25 @@ impl Default for Limits {
     }
 }
 
+/// Bytes of names that are remembered of one archive (directories whose times are set at the end, files of an image archive,
+/// what was replaced): some 500,000 names as real images have them.
+const MAX_NAMES: usize = 64 << 20;
+
+/// Counts names that are held in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Names(usize);
+
+impl Names {
+    pub fn remember(&mut self, name: &[u8], what: &str) -> Result<()> {
+        // A name costs more than its bytes.
+        self.0 += name.len() + 64;
+        if self.0 > MAX_NAMES {
+            return Err(Error::TooLarge { what: format!("the list of {what}"), limit: "64 MiB".into() });
+        }
+        Ok(())
+    }
+}
+
 /// Bytes written between two looks at the free space.
 const CHECK_EVERY: u64 = 256 << 20;
 

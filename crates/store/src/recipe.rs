@@ -16,10 +16,12 @@
 //! ```
 
 use crate::error::{At, Error, Result};
+use crate::limits::Names;
 use crate::root::{open_dir, open_no_links};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,6 +50,7 @@ pub(crate) struct Recipe {
     in_data: bool,
     aside: PathBuf,
     moves: u64,
+    names: Names,
 }
 
 /// A recipe that a [`Recorded`] stream and the one who unpacks it write together.
@@ -59,7 +62,7 @@ impl Tape {
         let mut file = File::create_new(path).at("create", path.display())?;
         file.write_all(&[0]).at("write", path.display())?;
         let out = zstd::stream::write::Encoder::new(BufWriter::new(file), 1).at("compress", path.display())?;
-        let recipe = Recipe { out, literal: Vec::new(), in_data: false, aside: aside_of(path), moves: 0 };
+        let recipe = Recipe { out, literal: Vec::new(), in_data: false, aside: aside_of(path), moves: 0, names: Names::default() };
         Ok(Tape(Rc::new(RefCell::new(recipe))))
     }
 
@@ -79,6 +82,7 @@ impl Tape {
     /// Moves what is about to be replaced aside.
     pub fn set_aside(&self, dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<()> {
         let mut recipe = self.0.borrow_mut();
+        recipe.names.remember(path, "files that a layer has twice")?;
         match rustix::fs::mkdirat(rustix::fs::CWD, &recipe.aside, Mode::from_raw_mode(0o700)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).at("create", recipe.aside.display()),
@@ -171,8 +175,8 @@ pub(crate) struct Playback {
     records: Records,
     layer: OwnedFd,
     aside: Option<OwnedFd>,
-    /// Moves that are still to come, in their order.
-    moves: std::collections::VecDeque<(Vec<u8>, u64)>,
+    /// Moves that are still to come, by their path, in their order.
+    moves: HashMap<Vec<u8>, VecDeque<u64>>,
     now: Now,
 }
 
@@ -241,7 +245,7 @@ impl Playback {
     /// Plays the recipe at `path` back, of the layer unpacked at `layer`.
     pub fn open(path: &Path, layer: &Path) -> io::Result<Playback> {
         let (mut records, has_moves) = Records::open(path)?;
-        let mut moves = std::collections::VecDeque::new();
+        let mut moves: HashMap<Vec<u8>, VecDeque<u64>> = HashMap::new();
         let mut aside = None;
         if has_moves {
             aside = Some(open_dir(&aside_of(path))?);
@@ -251,7 +255,7 @@ impl Playback {
                     Record::Literal(length) => {
                         io::copy(&mut (&mut records.0).take(length.into()), &mut io::sink())?;
                     }
-                    Record::Moved(path, number) => moves.push_back((path, number)),
+                    Record::Moved(path, number) => moves.entry(path).or_default().push_back(number),
                     Record::Data(..) => {}
                 }
             }
@@ -263,8 +267,9 @@ impl Playback {
     /// Opens the file that has the data now: where it was written, or where a later entry made it go.
     fn file(&self, path: &[u8], offset: u64) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let below = |above: &[u8]| path.strip_prefix(above).filter(|rest| rest.is_empty() || rest.starts_with(b"/"));
-        let moved = self.moves.iter().find_map(|(above, number)| below(above).map(|rest| (number, rest)));
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
+        // The next move of the file or of a directory it is in.
+        let moved = ends.filter_map(|end| Some((*self.moves.get(&path[..end])?.front()?, &path[end..]))).min_by_key(|(number, _)| *number);
         let opened = match (moved, &self.aside) {
             (Some((number, rest)), Some(aside)) => open_no_links(aside.as_fd(), &[number.to_string().as_bytes(), rest].concat(), flags),
             _ => open_no_links(self.layer.as_fd(), path, flags),
@@ -301,8 +306,10 @@ impl Read for Playback {
                 Record::End => Now::End,
                 Record::Literal(length) => Now::Literal(length.into()),
                 Record::Data(path, offset, length) => Now::File(self.file(&path, offset)?, length),
-                Record::Moved(..) => {
-                    self.moves.pop_front();
+                Record::Moved(path, _) => {
+                    if let Some(moves) = self.moves.get_mut(&path) {
+                        moves.pop_front();
+                    }
                     Now::Nothing
                 }
             };

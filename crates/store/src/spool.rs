@@ -10,6 +10,7 @@ use crate::config::MAX_METADATA;
 use crate::error::{At, Error, Result, printable};
 use crate::index::LayerBlob;
 use crate::ingest::{Expected, Ingest, Report};
+use crate::limits::Names;
 use crate::partial::keeps;
 use crate::stream::{BUFFER, Compression, Hashing, plain};
 use crate::tar::{Kind, Reader, starts_archive};
@@ -60,8 +61,11 @@ impl Files {
         let (stream, _) = plain(source)?;
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER, stream));
         let mut files = Files { files: HashMap::new(), links: HashMap::new() };
+        let mut names = Names::default();
         while let Some(entry) = reader.next_entry()? {
             let name = components(&entry.path)?.join(&b'/');
+            names.remember(&name, "files of an image archive")?;
+            names.remember(&entry.link, "files of an image archive")?;
             if files.files.len() + files.links.len() >= MAX_FILES {
                 return Err(Error::TooLarge { what: "image archive".into(), limit: format!("{MAX_FILES} files") });
             }

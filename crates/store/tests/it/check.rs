@@ -219,6 +219,12 @@ fn recipes_give_every_archive_back() {
     let mut garbage = tar(&[file("a", "1")]);
     garbage.extend_from_slice(&[7; 100_000]);
     let empty = tar(&[]);
+    let mut many = vec![dir("d")];
+    for number in 0..3000 {
+        many.push(file(&format!("d/f{}", number % 7), &format!("{number} ").repeat(number)));
+    }
+    many.extend([file("d", "a file"), dir("d"), file("d/f1", "last")]);
+    let often = tar(&many);
     for (what, layer) in [
         ("sparse", sparse),
         ("twice", twice),
@@ -226,6 +232,7 @@ fn recipes_give_every_archive_back() {
         ("deletions", deletions),
         ("garbage", garbage),
         ("empty", empty),
+        ("often twice", often),
     ] {
         let mut fixture = Fixture::new();
         fixture.load(&mut docker_archive("one", std::slice::from_ref(&layer)).as_slice(), &LoadOptions::default(), &|_| {}).expect(what);

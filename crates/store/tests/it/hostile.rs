@@ -404,3 +404,145 @@ fn a_client_that_goes_away_leaves_nothing() {
         assert_eq!(fixture.files(), before, "{length}");
     }
 }
+
+#[test]
+fn bombs_in_every_format_stop_at_the_limit() {
+    let limits = Limits { max_layer_size: 10 << 20, ..Limits::default() };
+    let zeroes = tar(&[file("a", &"\0".repeat(6 << 20)), file("b", &"\0".repeat(6 << 20))]);
+    let xz = {
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+        std::io::Write::write_all(&mut writer, &zeroes).unwrap();
+        writer.finish().unwrap()
+    };
+    let bzip2 = {
+        let mut writer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        std::io::Write::write_all(&mut writer, &zeroes).unwrap();
+        writer.finish().unwrap()
+    };
+    // A frame header that asks for a window of 2 GiB.
+    let window = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8][..], &[1, 0, 0]].concat();
+    let diff_id = Digest::of(&zeroes);
+    for (what, blob) in [("xz", xz), ("bzip2", bzip2), ("a window", window)] {
+        let fixture = Fixture::with(Driver::Overlay, limits);
+        let before = fixture.files();
+        let archive = docker_archive_of("bomb", &[blob], &config(std::slice::from_ref(&diff_id), ""));
+        let error = fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).expect_err(what);
+        assert!(matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::InvalidArgument), "{what}: {error}");
+        assert_eq!(fixture.files(), before, "{what}");
+    }
+}
+
+#[test]
+fn flipped_bits_in_xz_and_bzip2_are_found() {
+    use std::io::Write;
+    let layer = tar(&[file("f", &"content ".repeat(200))]);
+    let archive = docker_archive("x", std::slice::from_ref(&layer));
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    xz.write_all(&archive).unwrap();
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&archive).unwrap();
+    let fixture = Fixture::new();
+    for (what, whole) in [("xz", xz.finish().unwrap()), ("bzip2", bzip2.finish().unwrap())] {
+        for at in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken[at] ^= 1 << (at % 8);
+            if fixture.load(&mut broken.as_slice(), &LoadOptions::default(), &|_| {}).is_ok() {
+                // What is not covered by a checksum must not matter.
+                assert_eq!(fixture.find("x").expect(what).layers, [Digest::of(&layer)], "{what} {at}");
+                fixture.remove("x", Default::default(), &|_| Vec::new()).unwrap();
+            }
+        }
+    }
+    assert_eq!(fixture.files(), Fixture::new().files());
+}
+
+#[test]
+fn indexes_are_followed_only_so_far() {
+    let layer = gzip(&tar(&[file("a", "1")]));
+    let config = config(&[Digest::of(&tar(&[file("a", "1")]))], "");
+    let descriptor = |bytes: &[u8]| format!(r#"{{"digest":"{}","size":{}}}"#, Digest::of(bytes), bytes.len());
+    let manifest = format!(r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#, descriptor(config.as_bytes()), descriptor(&layer));
+    let nested = |depth: usize, width: usize| {
+        let mut blobs = vec![layer.clone(), config.clone().into_bytes(), manifest.clone().into_bytes()];
+        let mut top = manifest.clone();
+        for _ in 0..depth {
+            let inside = vec![descriptor(top.as_bytes()); width].join(",");
+            top = format!(r#"{{"schemaVersion":2,"manifests":[{inside}]}}"#);
+            blobs.push(top.clone().into_bytes());
+        }
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor(top.as_bytes()));
+        let mut entries = vec![file("index.json", &index)];
+        for blob in blobs {
+            let path = format!("blobs/sha256/{}", Digest::of(&blob).hex());
+            entries.push((Entry { size: blob.len() as u64, ..Entry::new(path, Kind::File, 0o644) }, blob));
+        }
+        tar(&entries)
+    };
+    for (depth, width, good) in [(1, 1, true), (4, 1, true), (5, 1, false), (40, 1, false), (1, 1001, false), (4, 30, false)] {
+        let fixture = Fixture::new();
+        let loaded = fixture.load(&mut nested(depth, width).as_slice(), &LoadOptions::default(), &|_| {});
+        assert_eq!(loaded.is_ok(), good, "{depth} {width}: {loaded:?}");
+        if !good {
+            assert_eq!(fixture.files(), Fixture::new().files(), "{depth} {width}");
+        }
+    }
+}
+
+#[test]
+fn names_are_not_remembered_without_end() {
+    let fixture = Fixture::new();
+    let before = fixture.files();
+    let long = format!("{}/", "n".repeat(250)).repeat(15);
+    // Directories in one layer, and files in one archive.
+    let mut layer = naru_store::tar::Writer::new(Vec::new());
+    for number in 0..18_000 {
+        layer.entry(&Entry::new(format!("{long}{number}"), Kind::Dir, 0o755)).unwrap();
+    }
+    let error = load_layer(&fixture, &layer.finish().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    let mut archive = naru_store::tar::Writer::new(Vec::new());
+    for number in 0..18_000 {
+        archive.entry(&Entry { link: b"x".into(), ..Entry::new(format!("{long}{number}"), Kind::Symlink, 0o777) }).unwrap();
+    }
+    let archive = archive.finish().unwrap();
+    let error = fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
+    assert_eq!(fixture.files(), before);
+}
+
+#[test]
+fn names_stay_the_bytes_they_are() {
+    let fixture = Fixture::new();
+    let long = [vec![b'd'; 120], b"/".to_vec(), vec![0xff; 120]].concat();
+    let names = [b"caf\xe9".to_vec(), b"\xff\xfe".to_vec(), b"new\nline".to_vec(), long];
+    let entries: Vec<_> =
+        names.iter().map(|name| (Entry { size: 1, ..Entry::new(name.clone(), Kind::File, 0o644) }, b"x".to_vec())).collect();
+    let path = load_layer(&fixture, &tar(&entries)).unwrap();
+    for name in names {
+        use std::os::unix::ffi::OsStringExt;
+        assert_eq!(std::fs::read(path.join(std::ffi::OsString::from_vec(name))).unwrap(), b"x");
+    }
+    assert_eq!(fixture.check(true).unwrap(), []);
+}
+
+#[test]
+fn a_directorys_group_is_not_inherited_by_what_the_layer_says_otherwise() {
+    let fixture = Fixture::new();
+    let entries = [
+        with(dir("shared"), |e| (e.mode, e.gid) = (0o2775, 50)),
+        file("shared/f", "x"),
+        dir("shared/d"),
+        link("shared/l", Kind::Symlink, "f"),
+        with(file("shared/s", "x"), |e| e.mode = 0o4711),
+        with(file("odd", "x"), |e| e.mode = 0o666),
+    ];
+    let path = load_layer(&fixture, &tar(&entries)).unwrap();
+    let stat = |name: &str| {
+        let stat = std::fs::symlink_metadata(path.join(name)).unwrap();
+        (stat.mode() & 0o7777, stat.gid())
+    };
+    assert_eq!(stat("shared"), (0o2775, 50));
+    assert_eq!([stat("shared/f"), stat("shared/d"), stat("shared/s")], [(0o644, 0), (0o755, 0), (0o4711, 0)]);
+    assert_eq!((stat("shared/l").1, stat("odd").0), (0, 0o666));
+    assert_eq!(fixture.check(true).unwrap(), []);
+}
