@@ -23,7 +23,7 @@ pub mod network;
 mod oci;
 pub mod phase;
 mod recover;
-mod registries;
+pub mod registries;
 mod rootfs;
 pub mod spec;
 pub mod stats;

@@ -71,14 +71,7 @@ fn sample(view: &View) -> Result<Sample> {
             interface.rate = (endpoint.rate_in, endpoint.rate_out);
         }
     }
-    Ok(Sample {
-        at: Timestamp::now(),
-        cgroup: Cgroup::new(&run.cgroup)?.stats(),
-        interfaces,
-        system_cpu_ns,
-        cpus,
-        host_memory: kib * 1024,
-    })
+    Ok(Sample { at: Timestamp::now(), cgroup: Cgroup::new(&run.cgroup)?.stats(), interfaces, system_cpu_ns, cpus, host_memory: kib * 1024 })
 }
 
 impl Engine {

@@ -198,6 +198,11 @@ impl Daemon {
         format!("base={base}/24,size=29")
     }
 
+    /// The daemon's data root.
+    pub fn data(&self) -> PathBuf {
+        self.root.join("d")
+    }
+
     /// Pid of the daemon.
     pub fn pid(&self) -> i32 {
         std::fs::read_to_string(self.root.join("pid")).expect("the daemon has a pid file").trim().parse().expect("a number")

@@ -7,6 +7,7 @@ use super::{Body, ByteStream, Client, ClientError, path};
 use crate::models::*;
 use crate::query::Query;
 
+const REGISTRY_CONFIG: HeaderName = HeaderName::from_static("x-registry-config");
 const REGISTRY_AUTH: HeaderName = HeaderName::from_static("x-registry-auth");
 
 /// What to pull, and as whom.
@@ -118,5 +119,13 @@ impl Client {
     /// `GET /distribution/{name}/json`, unparsed.
     pub async fn distribution_inspect_raw(&self, name: &str) -> Result<Bytes, ClientError> {
         self.bytes("inspect distribution", Method::GET, &path("distribution", name, "/json"), &Query::new(), Body::empty()).await
+    }
+
+    /// `POST /store/check`, Naru's own; `auth` is base64url of credentials by registry.
+    pub async fn store_check(&self, query: &Query, auth: &str) -> Result<StoreCheckReport, ClientError> {
+        let headers = [(REGISTRY_CONFIG, auth)];
+        let response = self.call("check the store", Method::POST, "/store/check", query, Body::empty(), &headers).await?;
+        let bytes = ByteStream::new(response.into_body(), "check the store").collect().await?;
+        crate::json::from_slice(&bytes).map_err(|source| ClientError::Decode { what: "check the store", source })
     }
 }

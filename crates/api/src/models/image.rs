@@ -175,3 +175,20 @@ pub struct OciPlatform {
     #[serde(skip_serializing_if = "is_zero")]
     pub variant: String,
 }
+
+/// Naru's own: what `POST /store/check` found.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct StoreCheckReport {
+    pub damages: Vec<StoreDamage>,
+}
+
+/// One damage of the image store.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct StoreDamage {
+    pub damage: String,
+    pub repaired: bool,
+    /// Why it is still there.
+    pub reason: String,
+}

@@ -18,6 +18,7 @@ mod logs;
 mod networks;
 mod registry;
 mod stats;
+mod store;
 mod system;
 mod volumes;
 
@@ -246,6 +247,9 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["networks", id, "disconnect"] if post => networks::disconnect(call, id).await?,
         ["networks", id] if get => networks::inspect(&call, id)?,
         ["networks", id] if delete => networks::remove(&call, id).await?,
+
+        // Naru's own: Docker has nothing like it.
+        ["store", "check"] if post => store::check(&call).await?,
 
         ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => {
             return Err(ApiError::new(

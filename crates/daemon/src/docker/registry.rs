@@ -11,6 +11,7 @@ use naru_api::filters::Filters;
 use naru_api::models;
 use naru_registry::{Credentials, Line, PullEvent, PullOptions, Pulled, PushEvent, PushOptions, SearchFilters};
 use naru_types::{ImageRef, Platform};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -21,14 +22,28 @@ const PATIENCE: usize = 256;
 /// `X-Registry-Auth`: base64url of an [`models::AuthConfig`], padded or not; what does not parse is nobody (moby
 /// `api/types/registry/authconfig.go`).
 fn credentials(headers: &HeaderMap) -> Credentials {
+    let decoded = decode(headers, "x-registry-auth");
+    decoded.and_then(|json| naru_api::json::from_slice::<models::AuthConfig>(&json).ok()).map(wire_credentials).unwrap_or_default()
+}
+
+fn decode(headers: &HeaderMap, name: &'static str) -> Option<Vec<u8>> {
     use base64::alphabet::{STANDARD, URL_SAFE};
     use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-    let Some(text) = headers.get(HeaderName::from_static("x-registry-auth")).and_then(|value| value.to_str().ok()) else {
-        return Credentials::default();
-    };
+    let text = headers.get(HeaderName::from_static(name))?.to_str().ok()?;
     let lenient = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let decoded = [URL_SAFE, STANDARD].iter().find_map(|alphabet| GeneralPurpose::new(alphabet, lenient).decode(text.trim()).ok());
-    decoded.and_then(|json| naru_api::json::from_slice::<models::AuthConfig>(&json).ok()).map(wire_credentials).unwrap_or_default()
+    [URL_SAFE, STANDARD].iter().find_map(|alphabet| GeneralPurpose::new(alphabet, lenient).decode(text.trim()).ok())
+}
+
+/// `X-Registry-Config`: base64url of an object of [`models::AuthConfig`] by registry.
+pub fn credentials_by_registry(headers: &HeaderMap) -> HashMap<String, Credentials> {
+    let decoded = decode(headers, "x-registry-config");
+    let all: HashMap<String, models::AuthConfig> = decoded.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    all.into_iter()
+        .map(|(registry, auth)| {
+            let registry = if registry.contains("index.docker.io") { "docker.io".to_owned() } else { registry };
+            (registry, wire_credentials(auth))
+        })
+        .collect()
 }
 
 fn wire_credentials(auth: models::AuthConfig) -> Credentials {

@@ -1,7 +1,7 @@
 //! Every command and group.
 
 use super::verb::Verb;
-use crate::commands::{container, context, image, inspect, network, registry_auth, system, volume};
+use crate::commands::{container, context, image, inspect, network, registry_auth, store, system, volume};
 
 /// A word that only groups commands.
 pub struct Group {
@@ -15,6 +15,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "context", about: "Manage contexts" },
     Group { name: "image", about: "Manage images" },
     Group { name: "network", about: "Manage networks" },
+    Group { name: "store", about: "Look after the image store" },
     Group { name: "system", about: "Manage the engine" },
     Group { name: "volume", about: "Manage volumes" },
 ];
@@ -67,6 +68,7 @@ static VERBS: &[Verb] = &[
     network::list::VERB,
     network::prune::VERB,
     network::remove::VERB,
+    store::check::VERB,
     volume::create::VERB,
     volume::inspect::VERB,
     volume::list::VERB,

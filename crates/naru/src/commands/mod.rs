@@ -6,6 +6,7 @@ pub mod image;
 pub mod inspect;
 pub mod network;
 pub mod registry_auth;
+pub mod store;
 pub mod system;
 pub mod volume;
 

@@ -29,6 +29,14 @@ pub fn header_for(cx: Cx, domain: &str) -> String {
     }
 }
 
+/// All credentials that are known, by registry, as `X-Registry-Config` carries them.
+pub fn all(cx: Cx) -> String {
+    let config = cx.config();
+    let keys = config.auths.keys().chain(config.cred_helpers.keys());
+    let known: std::collections::BTreeMap<&String, AuthConfig> = keys.filter_map(|key| Some((key, find(cx, key)?))).collect();
+    URL_SAFE.encode(serde_json::to_vec(&known).expect("strings always serialise"))
+}
+
 fn find(cx: Cx, key: &str) -> Option<AuthConfig> {
     let config = cx.config();
     if let Some(helper) = helper(cx, key) {

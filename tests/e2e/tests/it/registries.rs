@@ -230,3 +230,41 @@ fn a_pull_survives_killed_daemons() {
     assert_eq!(daemon.ok(&["run", "--rm", &reference, "sh", "-c", "cat /layer-* | wc -c"]), "1200000");
     daemon.until_clean();
 }
+
+#[test]
+fn a_damaged_store_is_told_and_repaired() {
+    let (daemon, registry) = (Daemon::start(), Registry::start(false));
+    let reference = format!("{}/app:1", registry.address);
+    image(&daemon, &reference, 2);
+    daemon.ok(&["push", &reference]);
+    daemon.ok(&["rmi", &reference]);
+    daemon.ok(&["pull", &reference]);
+    let check = |flags: &[&str]| {
+        let output = Command::new(naru_e2e::program())
+            .args(["store", "check"])
+            .args(flags)
+            .env("DOCKER_HOST", daemon.host())
+            .output()
+            .expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(check(&[]), (Some(0), "The store is sound.\n".to_owned()));
+    // One file changed behind the engine's back, one layer lost whole, blob and all.
+    let layers: Vec<String> =
+        serde_json::from_str(&daemon.ok(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", &reference])).expect("JSON");
+    let path = |layer: &str| daemon.data().join("layers").join(layer.trim_start_matches("sha256:"));
+    std::fs::write(path(&layers[1]).join("layer-0"), "changed").expect("root may");
+    std::fs::remove_dir_all(path(&layers[2])).expect("root may");
+    for blob in std::fs::read_dir(daemon.data().join("blobs/sha256")).expect("blobs are there").flatten() {
+        if blob.metadata().expect("it is there").len() > 100_000 {
+            std::fs::remove_file(blob.path()).expect("root may");
+        }
+    }
+    let (code, text) = check(&[]);
+    assert!(code == Some(1) && text.matches("damaged: ").count() >= 2, "{text}");
+    let (code, text) = check(&["--repair"]);
+    assert!(code == Some(0) && text.contains("repaired: "), "{text}");
+    assert_eq!(check(&[]).0, Some(0));
+    assert_eq!(daemon.ok(&["run", "--rm", &reference, "sh", "-c", "cat /layer-* | wc -c"]), "600000");
+    daemon.until_clean();
+}

@@ -1,0 +1,3 @@
+//! Commands about the image store, Naru's own.
+
+pub mod check;
