@@ -2,7 +2,7 @@
 
 use crate::auth::{Asker, Auth};
 use crate::config::Credentials;
-use crate::error::{Error, Refusal, Result, printable};
+use crate::error::{Error, Refusal, Result, TransportError, printable};
 use crate::headers::{content_range, next_link};
 use crate::http::{Call, Http, Payload, Reply};
 use crate::manifest::{self, Document, MAX_MANIFEST};
@@ -146,7 +146,12 @@ impl Session {
         self.http
             .retry(true, || async {
                 let reply = self.open_blob(digest, 0, size).await?;
+                let url = reply.url.to_string();
                 let bytes = reply.document(what, MAX_MANIFEST, "4 MiB").await?;
+                if (bytes.len() as u64) < size {
+                    let reason = TransportError::Broken("unexpected EOF".into());
+                    return Err(Error::Transport { method: "Get".into(), url, reason });
+                }
                 let found = Digest::of(&bytes);
                 if found != *digest {
                     return Err(Error::DigestMismatch { what: what.to_owned(), wanted: digest.clone(), found });

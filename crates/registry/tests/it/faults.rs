@@ -64,6 +64,24 @@ async fn an_answer_that_ends_early_without_a_word_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_ends_early_is_asked_for_again() {
+    let registry = Registry::start();
+    let image = Image::noise(16, &[1000]);
+    put_image(&registry.address, "e", "latest", &image).await;
+    let config = image.id().to_string();
+    let proxy = Proxy::start(
+        &registry.address,
+        move |seen, before| {
+            if seen.path.ends_with(&config) && before < 2 { Act::EndAfter(10) } else { Act::Pass }
+        },
+    )
+    .await;
+    let reference = ImageRef::parse(&format!("{}/e", proxy.address)).unwrap();
+    let pulled = pull(&client(), &Fixture::new().store, &reference, PullOptions::default()).await.0;
+    assert_eq!(pulled.unwrap().id, image.id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_stalls_is_broken_off() {
     let (image, proxy, _fixture, pulled) = spoiled(|before, _| if before == 0 { Act::Stall(500_000) } else { Act::Pass }).await;
     assert_eq!(pulled.unwrap().id, image.id());
@@ -245,5 +263,51 @@ async fn a_trickle_is_broken_off() {
         let reference = ImageRef::parse(&format!("{}/t", proxy.address)).unwrap();
         let error = pull(&client, &fixture.store, &reference, PullOptions::default()).await.0.unwrap_err();
         assert!(matches!(error.root(), Error::Transport { reason: TransportError::Slow(_), .. }), "{error}");
+    }
+}
+
+/// Up to three faults of any kind on every address, in an order that the seed decides: a pull and a push arrive all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_mixture_of_passing_faults_is_survived() {
+    let registry = Registry::start();
+    let images: Vec<Image> = (0..3).map(|at| Image::noise(60 + at, &[1_500_000, 200_000, 3_000])).collect();
+    for (at, image) in images.iter().enumerate() {
+        put_image(&registry.address, "mix", &format!("v{at}"), image).await;
+    }
+    for seed in 0..6_u8 {
+        let proxy = Proxy::start(&registry.address, move |seen, before| {
+            let dice = naru_types::Digest::of(format!("{seed} {} {} {before}", seen.method, seen.path).as_bytes());
+            let [kind, amount, ..] = *dice.as_bytes();
+            let amount = usize::from(amount) * 5000;
+            match kind % 12 {
+                _ if before >= 3 => Act::Pass,
+                0 => Act::Answer(503, vec![], vec![]),
+                1 => Act::Answer(500, vec![], b"{}".to_vec()),
+                2 => Act::Answer(429, vec![("retry-after", "0".into())], vec![]),
+                3 if seen.method == "GET" => Act::Cut(amount),
+                4 if seen.method == "GET" => Act::EndAfter(amount),
+                5 if seen.method == "GET" => Act::IgnoreRange,
+                6 if seen.method == "GET" && seed == 0 => Act::Stall(amount),
+                7 if seen.method == "PATCH" => Act::CutRequest(amount.max(1)),
+                _ => Act::Pass,
+            }
+        })
+        .await;
+        let client = Client::new(RegistryConfig { max_attempts: 12, idle_timeout: Duration::from_millis(500), ..config() }).unwrap();
+        let fixture = Fixture::new();
+        let pulls = (0..3).map(|at| {
+            let (client, store) = (client.clone(), fixture.store.clone());
+            let reference = ImageRef::parse(&format!("{}/mix:v{at}", proxy.address)).unwrap();
+            tokio::spawn(async move { pull(&client, &store, &reference, PullOptions::default()).await.0 })
+        });
+        for (pull, image) in pulls.collect::<Vec<_>>().into_iter().zip(&images) {
+            assert_eq!(pull.await.unwrap().unwrap().id, image.id(), "seed {seed}");
+        }
+        let target = ImageRef::parse(&format!("{}/back{seed}:1", proxy.address)).unwrap();
+        fixture.store.tag(&images[0].id(), &target).unwrap();
+        let pushed = push(&client, &fixture.store, &target, Default::default()).await.0.unwrap();
+        assert_eq!(pushed.digest, images[0].digest(), "seed {seed}");
+        let left = fixture.settled(|files| !files.iter().any(|file| file.starts_with("partial/") || file.starts_with("staging/"))).await;
+        assert!(left.iter().all(|file| file.starts_with("blobs/") || file.starts_with("layers/")), "{left:?}");
     }
 }
