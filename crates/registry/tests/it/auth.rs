@@ -30,7 +30,7 @@ async fn basic_logins() {
     fixture.store.import(&mut &layer("f", &noise(31, 600_000))[..], options).unwrap();
     let error = push(&client, &fixture.store, &reference, PushOptions::default()).await.0.unwrap_err();
     assert!(error.to_string().contains("no basic auth credentials"), "{error}");
-    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert_eq!(error.kind(), ErrorKind::Forbidden);
     push(&client, &fixture.store, &reference, PushOptions { credentials: good.clone(), ..Default::default() }).await.0.unwrap();
     let other = Fixture::new();
     let error = pull(&client, &other.store, &reference, pull_as(account("naru", "wrong"))).await.0.unwrap_err();

@@ -162,7 +162,10 @@ async fn secure_server(certificates: &Certificates, answer: String) -> String {
             let (acceptor, answer) = (acceptor.clone(), answer.clone());
             tokio::spawn(async move {
                 let mut stream = acceptor.accept(stream).await?;
-                stream.read(&mut [0; 4096]).await?;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
                 stream.write_all(answer.as_bytes()).await?;
                 stream.shutdown().await
             });
