@@ -52,6 +52,11 @@ pub(crate) fn detour(link: &LinkName) -> LinkName {
     format!("ifb{hash:08x}").parse().expect("eleven letters and digits are a name")
 }
 
+/// True for a name that [`detour`] makes.
+pub(crate) fn is_detour(name: &LinkName) -> bool {
+    name.as_str().strip_prefix("ifb").is_some_and(|hash| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// `struct tcmsg`.
 fn header(link: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     let mut header = vec![0; 4];

@@ -194,6 +194,31 @@ fn rates_of_both_directions() {
 }
 
 #[test]
+fn a_detour_that_outlived_its_pair_goes_with_the_next_limit() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let limited = |ip: &str| host.container_with(bridge, ip, |plan| plan.rate = Some(Rate { ingress: None, egress: Some(SLOW) }));
+    let detours = || host.links.list().unwrap().iter().filter(|link| link.kind == "ifb").count();
+    let dummy = host.links.ensure_dummy(&name("dm-0123456789ab")).unwrap();
+    let others = detours();
+    let links = host.links.list().unwrap().len();
+    let (kept, gone) = (limited("172.30.0.2/24"), limited("172.30.0.3/24"));
+    assert_eq!(detours(), others + 2);
+    drop(gone);
+    // Its pair goes some time after the namespace was left.
+    for _ in 0..200 {
+        if host.links.list().unwrap().len() == links + 3 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    let _next = limited("172.30.0.4/24");
+    assert_eq!(detours(), others + 2);
+    assert!(kept.send(&host.host, "172.30.0.1:70", BYTES) > AT_LEAST);
+    assert_eq!(host.links.ensure_dummy(&name("dm-0123456789ab")).unwrap().index, dummy.index);
+}
+
+#[test]
 fn rates_of_a_macvlan_link() {
     let host = Host::new();
     let parent = host.links.ensure_parent("wire").unwrap().index;
