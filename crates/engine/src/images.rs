@@ -77,9 +77,10 @@ impl Engine {
     pub async fn load_images(
         &self,
         mut input: impl Read + Send + 'static,
+        options: LoadOptions,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<Vec<Loaded>> {
-        let loaded = self.with_store(move |store| store.load(&mut input, &LoadOptions::default(), &progress)).await?;
+        let loaded = self.with_store(move |store| store.load(&mut input, &options, &progress)).await?;
         for item in &loaded {
             if let Loaded::Reference(name) = item
                 && let Ok(image) = self.image(&name.canonical())
@@ -91,12 +92,12 @@ impl Engine {
     }
 
     /// Writes images as an archive.
-    pub async fn save_images(&self, names: Vec<String>, mut output: impl Write + Send + 'static) -> Result<()> {
+    pub async fn save_images(&self, names: Vec<String>, options: SaveOptions, mut output: impl Write + Send + 'static) -> Result<()> {
         let mut images = Vec::new();
         for name in &names {
             images.push(self.image(name)?);
         }
-        self.with_store(move |store| store.save(&names, &SaveOptions::default(), &mut output)).await?;
+        self.with_store(move |store| store.save(&names, &options, &mut output)).await?;
         for image in images {
             self.image_event("save", &image.id, image.id.to_string());
         }

@@ -31,6 +31,8 @@ wire! {
         pub metadata: ImageMetadata,
         #[serde(skip_serializing_if = "Option::is_none")]
         pub descriptor: Option<OciDescriptor>,
+        #[serde(skip_serializing_if = "is_none_or_empty")]
+        pub manifests: Option<Vec<serde_json::Value>>,
     }
 
     /// The configuration an image gives its containers.

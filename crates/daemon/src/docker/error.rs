@@ -65,6 +65,12 @@ impl From<EngineError> for ApiError {
     }
 }
 
+impl From<naru_store::Error> for ApiError {
+    fn from(error: naru_store::Error) -> Self {
+        EngineError::from(error).into()
+    }
+}
+
 impl From<naru_types::ParseError> for ApiError {
     fn from(error: naru_types::ParseError) -> Self {
         ApiError { kind: error.kind(), message: error.to_string() }

@@ -1,7 +1,7 @@
 //! Images.
 
 use super::body::{self, BodyReader, BodyWriter, Response, Sender};
-use super::convert::image::{created, repo_digests, repo_tags, summary};
+use super::convert::image::{created, descriptor, for_platform, manifests, repo_digests, repo_tags, summary};
 use super::convert::{self, time};
 use super::error::{ApiError, Result};
 use super::{Call, registry};
@@ -9,8 +9,9 @@ use http::StatusCode;
 use naru_api::filters::Filters;
 use naru_api::models;
 use naru_api::query::Query;
+use naru_api::version::ApiVersion;
 use naru_engine::events::ObjectKind;
-use naru_store::{CommitOptions, ConfigPatch, Image, ImportOptions, Loaded, Progress, Removed};
+use naru_store::{CommitOptions, ConfigPatch, Image, ImportOptions, LoadOptions, Loaded, Progress, Removed, SaveOptions};
 use naru_types::{ErrorKind, ImageRef};
 use std::sync::Arc;
 
@@ -45,9 +46,24 @@ pub async fn list(call: &Call) -> Result<Response> {
                 && filters.matches_labels("label", &image.config.config.labels)
                 && (!filters.contains("reference") || filters.values("reference").any(|pattern| references(image, pattern)))
         })
-        .map(|image| summary(image, -1))
-        .collect();
+        .map(|image| row(call, image))
+        .collect::<Result<_>>()?;
     Ok(body::ok(&rows))
+}
+
+fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
+    let store = call.app.engine.store();
+    let mut row = summary(image, -1);
+    if call.query.boolean("shared-size") {
+        row.shared_size = i64::try_from(store.shared_size(&image.id)).unwrap_or(i64::MAX);
+    }
+    if call.version >= ApiVersion::new(1, 48) {
+        row.descriptor = Some(descriptor(&store.target(image)?));
+    }
+    if call.query.boolean("manifests") {
+        row.manifests = Some(manifests(&call.app, image)?);
+    }
+    Ok(row)
 }
 
 /// `*` and `?` within path components; the tag may be left out of the pattern.
@@ -77,7 +93,11 @@ fn glob(pattern: &str, text: &str) -> bool {
 
 /// `GET /images/{name}/json`.
 pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
-    let image = call.app.engine.image(name)?;
+    let image = wanted(call, name)?;
+    let with_manifests = call.query.boolean("manifests");
+    if with_manifests && call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
+        return Err(ApiError::invalid("conflicting options: manifests and platform options cannot both be set"));
+    }
     let config = &image.config;
     let run: models::ImageConfig = serde_json::to_value(&config.config)
         .and_then(serde_json::from_value)
@@ -97,14 +117,29 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
         size: i64::try_from(image.size).unwrap_or(i64::MAX),
         graph_driver: models::GraphDriver { data: None, name: call.app.engine.store().driver().name().to_owned() },
         root_fs: models::RootFs { r#type: "layers".into(), layers: Some(image.layers.iter().map(ToString::to_string).collect()) },
+        descriptor: if call.version >= ApiVersion::new(1, 48) { Some(descriptor(&call.app.engine.store().target(&image)?)) } else { None },
+        manifests: if with_manifests { Some(manifests(&call.app, &image)?) } else { None },
         metadata: models::ImageMetadata { last_tag_time: image.last_tagged.map_or_else(|| time::NEVER.to_owned(), time::rfc3339) },
         ..models::ImageInspect::default()
     }))
 }
 
+/// The image of a name, for the platform asked for.
+fn wanted(call: &Call, name: &str) -> Result<Image> {
+    match call.query.get("platform").filter(|platform| !platform.is_empty()) {
+        Some(text) => for_platform(&call.app, name, &platform(text)?),
+        None => Ok(call.app.engine.image(name)?),
+    }
+}
+
+/// Platforms of a `platform` parameter, which may be given several times.
+fn platforms(query: &Query) -> Result<Vec<naru_types::Platform>> {
+    query.all("platform").filter(|text| !text.is_empty()).map(platform).collect()
+}
+
 /// `GET /images/{name}/history`, newest step first.
 pub async fn history(call: &Call, name: &str) -> Result<Response> {
-    let image = call.app.engine.image(name)?;
+    let image = wanted(call, name)?;
     let id = image.id.clone();
     let steps = call.app.engine.with_store(move |store| store.history(&id)).await?;
     let items: Vec<models::HistoryItem> = steps
@@ -225,15 +260,13 @@ fn reporter(sender: Sender, quiet: bool) -> impl Fn(Progress) + Send + Sync + 's
 
 /// `POST /images/load`.
 pub fn load(call: Call) -> Result<Response> {
-    if call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
-        return Err(ApiError::unsupported("loading one platform of an archive is not built into this version"));
-    }
+    let options = LoadOptions { platforms: platforms(&call.query)? };
     let quiet = call.query.boolean("quiet");
     let app = Arc::clone(&call.app);
     let (_, body) = call.into_body();
     let (sender, response) = body::stream("application/json");
     tokio::spawn(async move {
-        let lines = match app.engine.load_images(BodyReader::new(body), reporter(sender.clone(), quiet)).await {
+        let lines = match app.engine.load_images(BodyReader::new(body), options, reporter(sender.clone(), quiet)).await {
             Err(error) => vec![failure(naru_engine::chain(&error))],
             Ok(loaded) => loaded
                 .iter()
@@ -325,17 +358,18 @@ pub async fn save_many(call: &Call) -> Result<Response> {
 }
 
 async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
-    if call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
-        return Err(ApiError::unsupported("saving one platform of an image is not built into this version"));
-    }
+    let options = SaveOptions { platforms: platforms(&call.query)? };
     for name in &names {
         call.app.engine.image(name)?;
+        for platform in &options.platforms {
+            for_platform(&call.app, name, platform)?;
+        }
     }
     let app = Arc::clone(&call.app);
     let (sender, response) = body::stream("application/x-tar");
     let failure = sender.clone();
     tokio::spawn(async move {
-        if let Err(error) = app.engine.save_images(names, BodyWriter::new(sender)).await {
+        if let Err(error) = app.engine.save_images(names, options, BodyWriter::new(sender)).await {
             failure.send(Err(std::io::Error::other(naru_engine::chain(&error)))).await.ok();
         }
     });

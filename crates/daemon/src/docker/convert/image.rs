@@ -5,7 +5,7 @@ use super::time;
 use crate::App;
 use naru_api::models;
 use naru_store::archive::PathStat;
-use naru_store::{Change, ChangeKind, Image};
+use naru_store::{Change, ChangeKind, Image, Target, Variant, VariantKind};
 use naru_types::{ErrorKind, Platform};
 
 /// The image a container is to be made of.
@@ -24,7 +24,9 @@ pub async fn find_for_create(app: &App, name: &str, platform: &str) -> Result<Im
         if wanted.os != of_image.os || wanted.architecture != of_image.architecture {
             return Err(ApiError::new(
                 ErrorKind::NotFound,
-                format!("image with reference {name} was found but does not provide the specified platform ({wanted}); it is {of_image}"),
+                format!(
+                    "image with reference {name} was found but its platform ({of_image}) does not match the specified platform ({wanted})"
+                ),
             ));
         }
     } else if !of_image.os.is_empty() && !of_image.architecture.is_empty() && !Platform::host().runs(&of_image) {
@@ -70,6 +72,79 @@ pub fn repo_digests(image: &Image) -> Vec<String> {
 /// Seconds since 1970 of the image's creation.
 pub fn created(image: &Image) -> i64 {
     image.created.map_or(0, jiff::Timestamp::as_second)
+}
+
+/// A descriptor.
+pub fn descriptor(target: &Target) -> models::OciDescriptor {
+    models::OciDescriptor {
+        media_type: target.media_type.clone(),
+        digest: target.digest.to_string(),
+        size: i64::try_from(target.size).unwrap_or(i64::MAX),
+        ..models::OciDescriptor::default()
+    }
+}
+
+/// The variants of an image (moby `api/types/image/manifest.go`).
+pub fn manifests(app: &App, image: &Image) -> Result<Vec<serde_json::Value>> {
+    let variants = app.engine.store().variants_of(image)?;
+    Ok(variants.iter().map(|variant| manifest(app, variant)).collect())
+}
+
+fn manifest(app: &App, variant: &Variant) -> serde_json::Value {
+    let mut value = serde_json::json!({
+        "ID": variant.target.digest.to_string(),
+        "Descriptor": descriptor(&variant.target),
+        "Available": variant.image.is_some(),
+        "Size": { "Content": variant.content_size, "Total": variant.content_size + variant.unpacked_size },
+    });
+    match &variant.kind {
+        VariantKind::Image { platform } => {
+            let users = variant.image.as_ref().map(|id| app.engine.image_users(id)).unwrap_or_default();
+            let platform = platform.as_ref().map(|platform| models::OciPlatform {
+                architecture: platform.architecture.clone(),
+                os: platform.os.clone(),
+                variant: platform.variant.clone().unwrap_or_default(),
+                ..models::OciPlatform::default()
+            });
+            value["Kind"] = "image".into();
+            value["ImageData"] = serde_json::json!({
+                "Platform": platform.unwrap_or_default(),
+                "Containers": users.iter().map(|user| user.id.to_string()).collect::<Vec<_>>(),
+                "Size": { "Unpacked": variant.unpacked_size },
+            });
+        }
+        VariantKind::Attestation { of } => {
+            value["Kind"] = "attestation".into();
+            value["AttestationData"] = serde_json::json!({ "For": of.as_ref().map(ToString::to_string).unwrap_or_default() });
+        }
+    }
+    value
+}
+
+/// The variant of an image for a platform.
+pub fn for_platform(app: &App, name: &str, wanted: &Platform) -> Result<Image> {
+    let image = app.engine.image(name)?;
+    let fits = |found: &Platform| {
+        found.os == wanted.os && found.architecture == wanted.architecture && (wanted.variant.is_none() || wanted.variant == found.variant)
+    };
+    if fits(&image.config.platform()) {
+        return Ok(image);
+    }
+    let variants = app.engine.store().variants_of(&image)?;
+    let found = variants.iter().find_map(|variant| match &variant.kind {
+        VariantKind::Image { platform: Some(platform) } if fits(platform) => variant.image.as_ref(),
+        _ => None,
+    });
+    match found {
+        Some(id) => Ok(app.engine.image(&id.to_string())?),
+        None => Err(ApiError::new(
+            ErrorKind::NotFound,
+            format!(
+                "image with reference {name} was found but its platform ({}) does not match the specified platform ({wanted})",
+                image.config.platform()
+            ),
+        )),
+    }
 }
 
 /// A row of the list.

@@ -63,8 +63,8 @@ pub const HEADERS: &[(&str, &str)] = &[
 const NONE: &str = "<none>";
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
-    if options.tree {
-        return Err(Failure::message("--tree is not supported: images here have one platform each"));
+    if options.tree && (options.quiet || options.format.is_some() || options.digests || options.no_trunc) {
+        return Err(Failure::message("--quiet, --no-trunc, --digests and --format cannot be used with --tree"));
     }
     let mut filters = crate::commands::filters(&options.filter)?;
     if let Some(reference) = options.args.first() {
@@ -75,7 +75,12 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     if !filters.is_empty() {
         query.push("filters", filters.to_json());
     }
+    query.flag("manifests", options.tree);
     let images = cx.client()?.image_list(&query).await?;
+    if options.tree {
+        crate::output::write(super::tree::render(&images).as_bytes())?;
+        return Ok(0);
+    }
     let format = match &options.format {
         Some(format) => format.clone(),
         None if options.quiet => String::new(),

@@ -12,6 +12,7 @@ pub mod remove;
 pub mod save;
 pub mod search;
 pub mod tag;
+mod tree;
 
 use crate::cli::error::{Failure, Result};
 use crate::output::progress::{Target, show};
