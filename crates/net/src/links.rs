@@ -15,6 +15,7 @@ use crate::rtnetlink::{
     GET_LINK, Link, NEW_LINK, OPER_UP, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of,
     look_at, looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
 };
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::HashSet;
@@ -362,9 +363,8 @@ fn missing_link_local(addresses: &[IpNet], mac: Option<MacAddress>) -> Option<Ip
 /// Inside the container: the link up, its addresses, the default routes.
 pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, socket: &Socket<Fd>) -> Result<()> {
     let name = plan.name.as_str();
-    if plan.addresses.iter().any(|address| !address.is_ipv4()) {
-        refuse_advertisements(namespace, name)?;
-    }
+    let has_ipv6 = plan.addresses.iter().any(|address| !address.is_ipv4());
+    guard_ipv6(namespace, name, has_ipv6)?;
     let mut batch = Batch::default();
     without_own_ipv6(&mut batch, name);
     batch.begin(NEW_LINK, flags::ACK, "set up", name, &interface(0, 0, true));
@@ -381,17 +381,25 @@ pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, 
     if batch.is_empty() { Ok(()) } else { socket.request(batch).map(drop) }
 }
 
-/// Routing messages cannot say it, and the file is that of the namespace of who opens it: a thread goes there and ends.
-fn refuse_advertisements(namespace: BorrowedFd<'_>, name: &str) -> Result<()> {
-    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+/// A neighbour that may send what it likes could make itself the router of a container, also where the network has no
+/// IPv6: so a link takes no advertisements, or has no IPv6 at all. Routing messages cannot say it, and the file is that of
+/// the namespace of who opens it: a thread goes there and ends.
+fn guard_ipv6(namespace: BorrowedFd<'_>, name: &str, has_ipv6: bool) -> Result<()> {
+    let (file, value) = if has_ipv6 { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/{file}");
     let write = || {
         move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-        // What cannot have an address either needs no protection.
-        match std::fs::write(&path, "0") {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            written => written,
+        let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+        match file.and_then(|file| rustix::io::write(&file, value.as_bytes())) {
+            // A kernel without IPv6.
+            Err(Errno::NOENT) => Ok(()),
+            written => written.map(drop),
         }
     };
-    let written = std::thread::scope(|scope| scope.spawn(write).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-    written.map_err(|source| Error::File { action: "write", path, source })
+    let written = std::thread::scope(|scope| {
+        // Small, because it is made for each link.
+        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, write)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    });
+    written.map_err(|source: std::io::Error| Error::File { action: "write", path, source })
 }

@@ -157,6 +157,8 @@ fn no_advertisement_of_a_router_is_taken() {
     let bridge = host.bridge("br-b", "172.30.0.0/24");
     let container = host.container(bridge, "172.30.0.2/24");
     assert_eq!(container.output("ip -6 addr show dev eth0"), "");
+    let disabled = container.run(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").unwrap());
+    assert_eq!(disabled, "1\n", "an advertisement would give it addresses and a router");
     assert_eq!(host.host.output("ip -6 addr show dev br-b"), "");
 }
 
