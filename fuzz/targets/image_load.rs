@@ -9,8 +9,8 @@
 use libfuzzer_sys::fuzz_target;
 use naru_fuzz::scratch;
 use naru_store::tar::{Entry, Kind, Writer};
-use naru_store::{Driver, Limits, LoadOptions, RemoveOptions, Store, StoreConfig};
-use naru_types::Digest;
+use naru_store::{Driver, Limits, LoadOptions, RemoveOptions, SaveOptions, Store, StoreConfig};
+use naru_types::{Digest, Platform};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -26,9 +26,16 @@ static STORE: LazyLock<Arc<Store>> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let described = std::str::from_utf8(data).ok().and_then(archive);
     let archive = described.as_deref().unwrap_or(data);
-    let loaded = STORE.load(&mut &archive[..], &LoadOptions::default(), &|_| {});
+    // Which platforms are wanted follows from the input, too.
+    let both = ["linux/amd64", "linux/arm64"].map(|text| text.parse::<Platform>().expect("it is one"));
+    let platforms = both.into_iter().enumerate().filter(|(bit, _)| data.len() >> bit & 1 == 1).map(|(_, platform)| platform).collect();
+    let loaded = STORE.load(&mut &archive[..], &LoadOptions { platforms }, &|_| {});
     if loaded.is_ok() {
+        assert_eq!(STORE.check(true).expect("a store can be checked"), []);
         for image in STORE.list() {
+            let (name, options) = (image.id.to_string(), SaveOptions::default());
+            STORE.save(&[name], &options, &mut std::io::sink()).expect("a loaded image can be saved");
+            STORE.variants_of(&image).expect("a loaded image has variants");
             STORE.history(&image.id).expect("a loaded image has a history");
             STORE
                 .remove(&image.id.to_string(), RemoveOptions { force: true, prune: true }, &|_| Vec::new())

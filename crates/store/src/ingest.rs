@@ -280,7 +280,7 @@ impl Ingest {
     }
 
     fn space(&self) -> Result<Space> {
-        Space::new(&self.directory, self.store.limits)
+        Ok(Space::new(&self.directory, self.store.limits)?.flushing(self.store.flusher.as_ref()))
     }
 
     /// Passes a layer through, checks what it was announced to be and puts it in its place.

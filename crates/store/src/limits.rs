@@ -3,6 +3,7 @@
 use crate::error::{At, Error, Result};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 
 /// Limits on what comes from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,9 @@ impl Names {
 /// Bytes written between two looks at the free space.
 const CHECK_EVERY: u64 = 256 << 20;
 
+/// Bytes written before the disk is set to work: what it has by the end need not be waited for.
+const FLUSH_EVERY: u64 = 64 << 20;
+
 /// Watches one layer being written.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -49,20 +53,29 @@ pub(crate) struct Space {
     limits: Limits,
     written: u64,
     next_check: u64,
+    flusher: Option<SyncSender<()>>,
+    next_flush: u64,
 }
 
 impl Space {
     pub fn new(path: &Path, limits: Limits) -> Result<Space> {
         let directory = Some(crate::root::open_dir(path).at("open", path.display())?);
-        let space = Space { directory, path: path.to_owned(), limits, written: 0, next_check: CHECK_EVERY };
+        let space =
+            Space { directory, path: path.to_owned(), limits, written: 0, next_check: CHECK_EVERY, flusher: None, next_flush: FLUSH_EVERY };
         space.check()?;
         Ok(space)
+    }
+
+    /// Wakes this thread every now and then.
+    pub fn flushing(mut self, flusher: Option<&SyncSender<()>>) -> Space {
+        self.flusher = flusher.cloned();
+        self
     }
 
     /// For what the user writes into a container: only the file system limits it.
     pub fn unlimited() -> Space {
         let limits = Limits { max_layer_size: u64::MAX, reserve: 0 };
-        Space { directory: None, path: PathBuf::new(), limits, written: 0, next_check: u64::MAX }
+        Space { directory: None, path: PathBuf::new(), limits, written: 0, next_check: u64::MAX, flusher: None, next_flush: u64::MAX }
     }
 
     /// The layer will have `size` bytes at least.
@@ -75,6 +88,11 @@ impl Space {
 
     pub fn wrote(&mut self, bytes: u64) -> Result<()> {
         self.written += bytes;
+        if let Some(flusher) = self.flusher.as_ref().filter(|_| self.written >= self.next_flush) {
+            self.next_flush = self.written + FLUSH_EVERY;
+            // It may be at work still.
+            flusher.try_send(()).ok();
+        }
         if self.written >= self.next_check {
             self.next_check = self.written + CHECK_EVERY;
             self.check()?;

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,6 +66,9 @@ pub struct Store {
     trash: Arc<Trash>,
     wake: Option<Sender<()>>,
     sweeper: Option<JoinHandle<()>>,
+    /// Wakes the thread that sets the disk to work while a layer still comes in.
+    pub(crate) flusher: Option<SyncSender<()>>,
+    flushing: Option<JoinHandle<()>>,
     _lock: OwnedFd,
 }
 
@@ -120,6 +123,8 @@ impl Store {
             trash: trash.clone(),
             wake: Some(wake),
             sweeper: None,
+            flusher: None,
+            flushing: None,
             _lock: lock,
             root,
         };
@@ -127,6 +132,15 @@ impl Store {
         store.discard_leftovers()?;
         let partials = Arc::clone(&store.partials);
         let sweeper = std::thread::Builder::new().name("store-sweeper".into()).spawn(move || sweep_when_woken(&trash, &partials, &woken));
+        let (flusher, woken) = sync_channel(1);
+        let root = open_dir(&store.root).at("open", store.root.display())?;
+        let flushing = std::thread::Builder::new().name("store-flusher".into()).spawn(move || {
+            while woken.recv().is_ok() {
+                // Only a head start: the commit syncs again, and tells of errors.
+                rustix::fs::syncfs(&root).ok();
+            }
+        });
+        (store.flusher, store.flushing) = (Some(flusher), Some(flushing.at("start", "the flusher thread")?));
         store.sweeper = Some(sweeper.at("start", "the sweeper thread")?);
         store.wake_sweeper();
         Ok(store)
@@ -273,10 +287,10 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.wake = None;
+        (self.wake, self.flusher) = (None, None);
         self.trash.closing.store(true, Ordering::Relaxed);
-        if let Some(sweeper) = self.sweeper.take() {
-            sweeper.join().ok();
+        for thread in [self.sweeper.take(), self.flushing.take()].into_iter().flatten() {
+            thread.join().ok();
         }
     }
 }
