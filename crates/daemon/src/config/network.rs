@@ -61,19 +61,8 @@ fn pools(texts: &[String]) -> Result<SubnetPools, ConfigError> {
     if texts.is_empty() {
         return Ok(SubnetPools::default());
     }
-    let mut pools = Vec::new();
-    for text in texts {
-        let bad = || flag_error(format!("invalid --default-address-pool {text:?}: expected base=NETWORK,size=PREFIX"));
-        let (mut base, mut size) = (None, None);
-        for field in text.split(',') {
-            match pair("--default-address-pool", field)? {
-                ("base", value) => base = Some(value.parse::<IpNet>().map_err(|_| bad())?),
-                ("size", value) => size = Some(value.parse::<u8>().map_err(|_| bad())?),
-                _ => return Err(bad()),
-            }
-        }
-        pools.push(base.zip(size).ok_or_else(bad)?);
-    }
+    let pools = texts.iter().map(|text| naru_net::ipam::parse_pool(text)).collect::<Result<_, _>>();
+    let pools = pools.map_err(|error| flag_error(format!("invalid --default-address-pool: {error}")))?;
     SubnetPools::new(pools).map_err(|error| flag_error(format!("invalid --default-address-pool: {error}")))
 }
 

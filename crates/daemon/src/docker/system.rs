@@ -106,7 +106,7 @@ pub async fn info(call: &Call) -> Result<Response> {
         driver_status: vec![],
         plugins: models::PluginsInfo {
             volume: names(&["local"]),
-            network: names(&["bridge", "host", "null"]),
+            network: names(&["bridge", "host", "ipvlan", "macvlan", "null"]),
             log: names(&["json-file", "none"]),
             ..models::PluginsInfo::default()
         },
@@ -131,7 +131,10 @@ pub async fn info(call: &Call) -> Result<Response> {
         os_type: "linux".into(),
         architecture: std::env::consts::ARCH.into(),
         index_server_address: "https://index.docker.io/v1/".into(),
-        registry_config: Some(models::RegistryConfig::default()),
+        registry_config: Some(registry_config(app)),
+        http_proxy: shown_proxy(app.config.registry.proxies.http.as_deref()),
+        https_proxy: shown_proxy(app.config.registry.proxies.https.as_deref()),
+        no_proxy: app.config.registry.proxies.none.clone(),
         n_cpu: std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(i64::MAX)),
         mem_total: kib * 1024,
         docker_root_dir: config.data_root.to_string_lossy().into_owned(),
@@ -144,8 +147,48 @@ pub async fn info(call: &Call) -> Result<Response> {
         live_restore_enabled: true,
         init_binary: "naru".into(),
         security_options: vec!["name=seccomp,profile=builtin".into()],
+        warnings: Some(warnings(app)).filter(|list| !list.is_empty()),
         ..models::SystemInfo::default()
     }))
+}
+
+/// What the host does to containers that its operator should know.
+fn warnings(app: &App) -> Vec<String> {
+    let obstacle = |chain: &String| {
+        format!("WARNING: {chain} of the host's firewall drops forwarded packets: containers may not reach the outside or each other")
+    };
+    app.engine.networks().obstacles().iter().map(obstacle).collect()
+}
+
+/// A proxy without its password.
+fn shown_proxy(proxy: Option<&str>) -> String {
+    let proxy = proxy.unwrap_or_default();
+    match (proxy.split_once("://"), proxy.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://xxxxx:xxxxx@{host}"),
+        (None, Some((_, host))) => format!("xxxxx:xxxxx@{host}"),
+        _ => proxy.to_owned(),
+    }
+}
+
+fn registry_config(app: &App) -> models::RegistryConfig {
+    let config = &app.config.registry;
+    let (blocks, names): (Vec<&String>, Vec<&String>) = config.insecure.iter().partition(|rule| rule.contains('/'));
+    let index = |name: &str, secure: bool, mirrors: &[String]| models::IndexInfo {
+        name: name.to_owned(),
+        mirrors: mirrors.to_vec(),
+        secure,
+        official: name == "docker.io",
+    };
+    let hub = config.mirrors.get("docker.io").cloned().unwrap_or_default();
+    let mut indexes = BTreeMap::from([("docker.io".to_owned(), index("docker.io", true, &hub))]);
+    indexes.extend(names.into_iter().map(|name| (name.clone(), index(name, false, &[]))));
+    models::RegistryConfig {
+        insecure_registry_cidrs: Some(
+            ["::1/128", "127.0.0.0/8"].into_iter().map(str::to_owned).chain(blocks.into_iter().cloned()).collect(),
+        ),
+        index_configs: indexes,
+        mirrors: Some(hub),
+    }
 }
 
 /// `GET /system/df`.

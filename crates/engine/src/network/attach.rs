@@ -313,11 +313,9 @@ impl Networks {
         };
         let ports = (port(sockets.udp.as_fd())?, port(sockets.tcp.as_fd())?);
         dns::redirect(sockets.netfilter, ports.0, ports.1)?;
-        let own = &view.spec.network.dns;
-        let servers = if own.is_empty() { self.upstream() } else { own.clone() };
         let zone = Arc::new(ContainerZone {
             view: Default::default(),
-            upstream: servers.into_iter().map(|address| SocketAddr::new(address, 53)).collect(),
+            upstream: self.upstream(&view.spec.network.dns),
             host: self.config.host_addresses(),
         });
         self.fill_zone(&zone, view, place);
@@ -327,15 +325,10 @@ impl Networks {
         Ok(ports)
     }
 
-    /// The name servers of the host, asked from the host: also those on its loopback.
-    fn upstream(&self) -> Vec<IpAddr> {
-        if !self.config.dns.is_empty() {
-            return self.config.dns.clone();
-        }
-        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let servers = resolv::ResolvConf::parse(&text).servers;
-        // A host without name servers: what containers without a resolver of ours are given then, too.
-        if servers.is_empty() { resolv::ResolvConf::parse(&resolv::render("", &[], &[], &[])).servers } else { servers }
+    /// Who is asked for names that are not ours, from the host: the container's servers, the daemon's, the host's.
+    fn upstream(&self, own: &[IpAddr]) -> Vec<SocketAddr> {
+        let dns = if own.is_empty() { &self.config.dns } else { own };
+        resolv::render_for_resolver(&resolv::host_text_as_it_is(), dns, &[], &[]).upstream
     }
 
     fn fill_zone(&self, zone: &ContainerZone, view: &View, place: &Place) {

@@ -131,6 +131,14 @@ impl Networks {
         }
     }
 
+    /// Chains of others that drop what containers send, unless they accept it themselves.
+    pub fn obstacles(&self) -> Vec<String> {
+        self.firewall.obstacles().unwrap_or_else(|error| {
+            tracing::debug!(error = crate::chain(&error), "cannot look at the rules of others");
+            vec![]
+        })
+    }
+
     /// How the default bridge is set up.
     pub fn config(&self) -> &NetworkConfig {
         &self.config
@@ -252,6 +260,12 @@ impl Networks {
 
     /// Puts the rules back whenever another program has changed them, in a thread of its own.
     pub(crate) fn guard(self: &Arc<Self>) -> Result<()> {
+        for obstacle in self.obstacles() {
+            tracing::warn!(
+                chain = obstacle,
+                "rules of the host drop forwarded packets: containers may not reach the outside or each other"
+            );
+        }
         let mut watch = self.firewall.watch()?;
         let networks = Arc::downgrade(self);
         std::thread::Builder::new()
