@@ -19,6 +19,7 @@ use naru_types::{Digest, ImageRef};
 use rustix::fs::OFlags;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -168,6 +169,8 @@ impl Store {
             let (is, should) = (open(&path)?, open(unpacked)?);
             put_right(is.as_fd(), should.as_fd(), &compare(is.as_fd(), should.as_fd())?.named)?;
             let left = compare(is.as_fd(), should.as_fd())?;
+            // What was put in place has a second name there, which must be gone when the layer is looked at again.
+            remove_tree(rustix::fs::CWD, unpacked.as_os_str().as_bytes()).at("delete", unpacked.display())?;
             if left.count > 0 {
                 let reason = format!("{} files differ still; remove the containers that use it and repair again", left.count);
                 return Err(Error::invalid(format!("layer {}", layer.diff_id), reason));
