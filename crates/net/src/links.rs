@@ -10,7 +10,7 @@
 use crate::address::{IpNet, LinkName, MacAddress};
 use crate::error::{Error, Result};
 use crate::netlink::{Answer, Batch, Socket, flags};
-use crate::rates::{Rate, detour, is_detour, shape};
+use crate::rates::{Rate, detour, shape, stray_detours};
 use crate::rtnetlink::{
     GET_LINK, Link, NEW_LINK, OPER_UP, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of,
     look_at, looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
@@ -241,14 +241,9 @@ impl Links {
 
     /// A link is made before its detour, so a detour without its link has outlived it.
     fn remove_stray_detours(&self) -> Result<()> {
-        let ours: Vec<Link> = self.list()?.into_iter().filter(|link| link.group == self.group).collect();
-        let names: Vec<LinkName> = ours.iter().filter_map(|link| link.name.parse().ok()).collect();
-        let wanted: HashSet<LinkName> = names.iter().map(detour).collect();
+        let strays = stray_detours(&self.socket(), self.group)?;
         let removals = self.removals.lock().expect("an exchange does not panic");
-        for name in names.iter().filter(|name| is_detour(name) && !wanted.contains(name)) {
-            remove_link(&removals, name)?;
-        }
-        Ok(())
+        strays.iter().try_for_each(|stray| remove_link(&removals, stray))
     }
 
     /// Removes a link and what its rate needed; absent is fine.

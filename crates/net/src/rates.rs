@@ -7,7 +7,9 @@
 use crate::address::LinkName;
 use crate::error::{Error, Result};
 use crate::netlink::{Batch, Socket, flags};
-use crate::rtnetlink::{NEW_LINK, get_link, ifla, interface, look_at, looked_at, or_unsupported, remove_link, without_own_ipv6};
+use crate::rtnetlink::{
+    GET_LINK, NEW_LINK, get_link, ifla, interface, link_of, look_at, looked_at, or_unsupported, remove_link, without_own_ipv6,
+};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 
@@ -52,9 +54,22 @@ pub(crate) fn detour(link: &LinkName) -> LinkName {
     format!("ifb{hash:08x}").parse().expect("eleven letters and digits are a name")
 }
 
-/// True for a name that [`detour`] makes.
-pub(crate) fn is_detour(name: &LinkName) -> bool {
-    name.as_str().strip_prefix("ifb").is_some_and(|hash| hash.len() == 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+/// Detours of this group whose link, which their alias names, is no more.
+pub(crate) fn stray_detours<Fd: AsFd>(socket: &Socket<Fd>, group: u32) -> Result<Vec<LinkName>> {
+    let mut batch = Batch::default();
+    batch.begin(GET_LINK, flags::DUMP, "list", "links of kind ifb", &interface(0, 0, false));
+    batch.nest(ifla::LINKINFO, |b| b.text(ifla::INFO_KIND, "ifb"));
+    let mut strays = Vec::new();
+    for answer in socket.dump(batch)? {
+        let Some(link) = link_of(&answer).filter(|link| link.group == group && link.kind == "ifb") else { continue };
+        let alias = answer.attributes(16).find(|(kind, _)| *kind == ifla::IFALIAS);
+        let alias = alias.map(|(_, value)| String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()));
+        let (Some(Ok(of)), Ok(name)) = (alias.map(|alias| alias.parse::<LinkName>()), link.name.parse::<LinkName>()) else { continue };
+        if detour(&of) == name && get_link(socket, of.as_str())?.is_none() {
+            strays.push(name);
+        }
+    }
+    Ok(strays)
 }
 
 /// `struct tcmsg`.
@@ -77,7 +92,7 @@ pub(crate) fn shape<Fd: AsFd>(socket: &Socket<Fd>, link: &LinkName, leaving: Opt
     let by = detour(link);
     match arriving {
         Some(bits) => {
-            let index = ensure_detour(socket, &by, group)?;
+            let index = ensure_detour(socket, &by, link, group)?;
             bucket(socket, index, by.as_str(), bits)?;
             redirect(socket, found.index, index, name)
         }
@@ -88,7 +103,7 @@ pub(crate) fn shape<Fd: AsFd>(socket: &Socket<Fd>, link: &LinkName, leaving: Opt
     }
 }
 
-fn ensure_detour<Fd: AsFd>(socket: &Socket<Fd>, name: &LinkName, group: u32) -> Result<u32> {
+fn ensure_detour<Fd: AsFd>(socket: &Socket<Fd>, name: &LinkName, of: &LinkName, group: u32) -> Result<u32> {
     if let Some(link) = get_link(socket, name.as_str())? {
         return Ok(link.index);
     }
@@ -98,6 +113,9 @@ fn ensure_detour<Fd: AsFd>(socket: &Socket<Fd>, name: &LinkName, group: u32) -> 
     batch.u32(ifla::GROUP, group);
     batch.nest(ifla::LINKINFO, |b| b.text(ifla::INFO_KIND, "ifb"));
     without_own_ipv6(&mut batch, name.as_str());
+    batch.begin(NEW_LINK, flags::ACK, "name the purpose of", name.as_str(), &interface(0, 0, false));
+    batch.text(ifla::IFNAME, name.as_str());
+    batch.attribute(ifla::IFALIAS, of.as_str().as_bytes());
     look_at(&mut batch, name.as_str());
     let answers = or_unsupported(socket.request(batch), "ifb")?;
     Ok(looked_at(&answers, name.as_str())?.index)

@@ -27,6 +27,7 @@ pub(crate) mod ifla {
     pub const MASTER: u16 = 10;
     pub const OPERSTATE: u16 = 16;
     pub const LINKINFO: u16 = 18;
+    pub const IFALIAS: u16 = 20;
     pub const AF_SPEC: u16 = 26;
     pub const GROUP: u16 = 27;
     pub const NET_NS_FD: u16 = 28;
