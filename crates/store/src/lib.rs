@@ -4,7 +4,8 @@
 //! store.db                     images, layers, references (SQLite)
 //! lock                         held while a store is open
 //! blobs/sha256/<hex>           manifests, configs, layers as they travel
-//! blobs/sha256/<hex>.parts     the recipe to make a plain layer's blob of its unpacked files; `.zst`: a compressed copy
+//! blobs/sha256/<hex>.parts     the recipe to make a plain layer's blob of its unpacked files; `.aside`: what of its data is
+//!                              in no file any more; `.zst`: a compressed copy instead
 //! layers/<diff id>/            layers unpacked once, shared by all images, never written again
 //! init/<image id>/             mount points that the image lacks
 //! containers/<id>/image        a symbolic link whose text is the image's id
@@ -20,6 +21,8 @@
 //! them (but for `partial`, which the next attempt goes on with).
 //! The image's id is the digest of its config. A container pins its image: one that is removed by force stays, hidden,
 //! until its last container goes. Making a container's file system costs no sync and no database write.
+//!
+//! [`Store::check`] tells whether all that is recorded is there and unharmed, [`Store::repair`] puts it right.
 //!
 //! Deliberately absent: the network (a registry client feeds [`Ingest`]), and any knowledge of containers beyond their
 //! id and image.

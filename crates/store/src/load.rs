@@ -257,6 +257,12 @@ impl Archive<'_> {
             let reference = name_of(descriptor)?;
             let (mut found, mut first_bad) = (Vec::new(), None);
             self.follow(descriptor, None, 0, &mut found, &mut |error| first_bad = first_bad.take().or(Some(error)))?;
+            // Signatures and the like ride along as manifests of something else.
+            let with_others = found.len();
+            found.retain(|one| one.manifest.is_image());
+            if found.is_empty() && with_others > 0 {
+                continue;
+            }
             if found.is_empty() {
                 return Err(first_bad.unwrap_or_else(|| invalid(format!("index {} has no image for {}", descriptor.digest, self.host))));
             }

@@ -88,6 +88,13 @@ pub(crate) struct ImageIndex {
     pub manifests: Vec<Descriptor>,
 }
 
+impl Manifest {
+    /// False for an artifact that only has the form of an image.
+    pub fn is_image(&self) -> bool {
+        matches!(self.config.media_type.as_str(), "" | OCI_CONFIG | "application/vnd.docker.container.image.v1+json")
+    }
+}
+
 /// What a manifest blob is.
 #[derive(Debug)]
 pub(crate) enum Document {

@@ -81,7 +81,9 @@ impl Files {
                 }
                 Kind::File if entry.sparse.is_none() => {
                     let spooled = take(ingest, &name, entry.size, &mut Data(&mut reader), progress)?;
-                    if let Some(Spooled::Metadata { path, .. }) = files.files.insert(name, spooled) {
+                    if let Some(Spooled::Metadata { path, .. }) = files.files.insert(name, spooled)
+                        && !path.as_os_str().is_empty()
+                    {
                         std::fs::remove_file(&path).at("remove", path.display())?;
                     }
                 }

@@ -252,3 +252,73 @@ fn the_disk_usage_is_what_du_says() {
     let freed = usage.on_disk.layers + usage.on_disk.blobs - after.on_disk.layers - after.on_disk.blobs;
     assert_eq!(freed, reclaimable);
 }
+
+#[test]
+fn artifacts_beside_an_image_are_left_alone() {
+    let layer = gzip(&base());
+    let image = oci_layout("docker.io/library/one:latest", std::slice::from_ref(&layer), &[Digest::of(&base())]);
+    let descriptor = |bytes: &[u8]| format!(r#""digest":"{}","size":{}"#, Digest::of(bytes), bytes.len());
+    let artifact = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.empty.v1+json",{}}},"layers":[{{"mediaType":"text/plain",{}}}]}}"#,
+        descriptor(b"{}"),
+        descriptor(b"signed")
+    );
+    // The archive of the image, with one more descriptor and its blobs.
+    let mut reader = naru_store::tar::Reader::new(image.as_slice());
+    let (mut entries, mut alone) = (Vec::new(), Vec::new());
+    while let Some(entry) = reader.next_entry().unwrap() {
+        let mut data = vec![0; usize::try_from(entry.size).unwrap()];
+        let mut at = 0;
+        while at < data.len() {
+            at += reader.read_data(&mut data[at..]).unwrap();
+        }
+        if entry.path == b"index.json" {
+            let text = String::from_utf8(data).unwrap();
+            let added = format!(r#""manifests":[{{{}}},"#, descriptor(artifact.as_bytes()));
+            entries.push(file("index.json", &text.replace(r#""manifests":["#, &added)));
+            alone.push(file("index.json", &format!(r#"{{"schemaVersion":2,"manifests":[{{{}}}]}}"#, descriptor(artifact.as_bytes()))));
+        } else {
+            entries.push((entry, data));
+        }
+    }
+    for blob in [&artifact, "{}", "signed"] {
+        let entry = file(&format!("blobs/sha256/{}", Digest::of(blob.as_bytes()).hex()), blob);
+        entries.push(entry.clone());
+        alone.push(entry);
+    }
+    let fixture = Fixture::new();
+    let loaded = fixture.load(&mut tar(&entries).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
+    assert_eq!(loaded, [Loaded::Reference(ImageRef::parse("one").unwrap())]);
+    let error = fixture.load(&mut tar(&alone).as_slice(), &LoadOptions::default(), &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("holds no image"), "{error}");
+}
+
+#[test]
+fn files_that_no_image_wants_do_no_harm() {
+    let fixture = Fixture::new();
+    let layer = base();
+    let unwanted = tar(&[file("never", "seen")]);
+    let big = "no layer and no metadata ".repeat(300_000);
+    let text = config(&[Digest::of(&layer)], "");
+    let blob = |name: &str, bytes: &[u8]| {
+        let entry = naru_store::tar::Entry::new(name, naru_store::tar::Kind::File, 0o644);
+        (naru_store::tar::Entry { size: bytes.len() as u64, ..entry }, bytes.to_vec())
+    };
+    let entries = [
+        file("big", &big),
+        file("big", &big),
+        file("small", "1"),
+        file("small", "2"),
+        blob("unwanted.tar", &unwanted),
+        blob("broken.tar", &unwanted[..700]),
+        blob("packed.tar.gz", &gzip(b"something else")),
+        blob("l", &layer),
+        file("config.json", &text),
+        file("manifest.json", r#"[{"Config":"config.json","RepoTags":["one"],"Layers":["l"]}]"#),
+    ];
+    fixture.load(&mut tar(&entries).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
+    assert_eq!(fixture.check(true).unwrap(), []);
+    assert_eq!(std::fs::read_dir(fixture.config.root.join("layers")).unwrap().count(), 1);
+    fixture.remove("one", RemoveOptions::default(), &nobody).unwrap();
+    assert_eq!(fixture.files(), Fixture::new().files());
+}
