@@ -583,7 +583,10 @@ impl Actor {
                 },
                 () = until(deadline) => {
                     deadline = None;
-                    self.kill_now().await?;
+                    // It may have ended at this very moment; its end is what is waited for.
+                    if let Err(error) = self.kill_now().await {
+                        tracing::debug!(container = %self.view.id.short(), error = crate::chain(&error), "cannot kill after the stop timeout");
+                    }
                 }
             }
         }

@@ -196,6 +196,13 @@ impl Networks {
         self.resolvers().remove(id);
         self.unpublish(id, place);
         for endpoint in &place.endpoints {
+            // What shapes its sending is a link of the host's, which does not go with the namespace.
+            if endpoint.rate_out.is_some()
+                && let Some(Ok(name)) = endpoint.interface.as_ref().map(|name| name.parse())
+                && let Err(error) = self.links.remove(&name)
+            {
+                tracing::warn!(container = %id.short(), error = crate::chain(&error), "cannot remove the container's bandwidth limit");
+            }
             // A network that is gone has no members either.
             if let Ok(entry) = self.find(&endpoint.network) {
                 entry.leave(endpoint);

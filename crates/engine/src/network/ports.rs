@@ -5,6 +5,7 @@ use super::Networks;
 use super::endpoint::{Place, Published};
 use crate::error::{EngineError, Result};
 use crate::spec::{NetworkSpec, PortSpec};
+use naru_net::FirewallMode;
 use naru_net::ports::Reservation;
 use naru_net::proxy::{self, Proxy};
 use naru_types::ContainerId;
@@ -59,6 +60,12 @@ impl Networks {
                 });
             }
             held.keep(reservations, place, port.container_port)?;
+            if self.config.firewall == FirewallMode::RespectHost && held.ports.last().is_some_and(|port| port.socket.is_none()) {
+                let (port, protocol) = (port.container_port, port.protocol.as_str());
+                return Err(EngineError::invalid(format!(
+                    "port {port}/{protocol} cannot be published with --firewall-mode respect-host: sockets serve the ports then, and this kernel has none for {protocol}"
+                )));
+            }
         }
         place.ports = published;
         let maps = place.port_maps();

@@ -438,3 +438,80 @@ fn events_tell_of_networks() {
     daemon.until("all are told", || events().lines().count() == 4);
     assert_eq!(events(), "create told\nconnect told\ndisconnect told\ndestroy told");
 }
+
+/// Names of the tables of a daemon, as `family name`.
+fn tables(daemon: &Daemon) -> Vec<String> {
+    let output = std::process::Command::new("nft").args(["list", "tables"]).output().expect("these tests need Debian's package nftables");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let own = format!("naru-{}", daemon.bridge());
+    text.lines().filter_map(|line| line.strip_prefix("table ")).filter(|table| table.ends_with(&own)).map(str::to_owned).collect()
+}
+
+#[test]
+fn rules_that_others_delete_return() {
+    let daemon = Daemon::start();
+    daemon.ok(&["network", "create", "net"]);
+    daemon.ok(&["run", "-d", "--init", "--name", "one", "--network", "net", "-p", "127.0.0.1::80", BOX, "sleep", "1000"]);
+    let before = tables(&daemon);
+    assert!(!before.is_empty(), "the daemon has a table of its own");
+    let rules = |table: &str| {
+        let words: Vec<&str> = table.split(' ').collect();
+        let output = std::process::Command::new("nft").args(["list", "table"]).args(words).output().expect("nft starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let known: Vec<String> = before.iter().map(|table| rules(table)).collect();
+    for table in &before {
+        let words: Vec<&str> = table.split(' ').collect();
+        std::process::Command::new("nft").args(["delete", "table"]).args(words).status().expect("nft starts");
+    }
+    daemon.until("the rules are back", || before.iter().zip(&known).all(|(table, known)| sorted(&rules(table)) == sorted(known)));
+    daemon.ok(&["rm", "-f", "one"]);
+    daemon.ok(&["network", "rm", "net"]);
+}
+
+/// Lines without counters, in an order of their own: sets list their elements as they please.
+fn sorted(rules: &str) -> Vec<String> {
+    let mut words: Vec<String> = rules.split([' ', ',', '\n', '\t']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    words.sort();
+    words
+}
+
+#[test]
+fn the_host_s_own_rules_can_decide() {
+    let daemon = Daemon::with_flags(&["--firewall-mode", "respect-host"]);
+    daemon.ok(&["run", "-d", "--init", "--name", "server", "-p", "127.0.0.1::80", BOX, "httpd", "-f", "-p", "80", "-h", "/etc"]);
+    let address = daemon.ok(&["port", "server", "80"]).lines().next().expect("a port").to_owned();
+    daemon.until("the port answers", || {
+        use std::io::{Read, Write};
+        let Ok(mut stream) = std::net::TcpStream::connect(&address) else { return false };
+        let mut answer = String::new();
+        stream.write_all(b"GET /hostname HTTP/1.0\r\n\r\n").is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.contains("200 OK")
+    });
+    daemon.ok(&["rm", "-f", "server"]);
+    let refused = std::process::Command::new(naru_e2e::program())
+        .args(["daemon", "--validate", "--firewall-mode", "wide"])
+        .output()
+        .expect("it starts");
+    assert!(!refused.status.success());
+}
+
+#[test]
+fn a_thousand_ports_cost_no_process_and_come_back() {
+    let daemon = Daemon::start();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map(Iterator::count).unwrap_or_default();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).map(Iterator::count).unwrap_or_default();
+    daemon.ok(&["run", "--rm", BOX, "true"]);
+    let (before, tasks) = (descriptors(), threads());
+    daemon.ok(&["run", "-d", "--init", "--name", "many", "-p", "127.0.0.1:21000-21999:21000-21999", BOX, "sleep", "1000"]);
+    assert_eq!(daemon.ok(&["port", "many"]).lines().count(), 1000);
+    assert!(threads() < tasks + 50, "ports are no threads");
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid())).unwrap_or_default();
+    assert!(children.split_whitespace().count() < 5, "ports are no processes: {children}");
+    let taken = daemon.fails(125, &["run", "--rm", "-p", "127.0.0.1:21500:1", BOX, "true"]);
+    assert!(taken.contains("port is already allocated") && taken.contains("many"), "{taken}");
+    daemon.ok(&["rm", "-f", "many"]);
+    daemon.until("descriptors are as before", || descriptors() <= before + 5);
+    daemon.ok(&["run", "--rm", "-p", "127.0.0.1:21500:1", BOX, "true"]);
+}
