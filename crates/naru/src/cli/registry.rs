@@ -1,7 +1,7 @@
 //! Every command and group.
 
 use super::verb::Verb;
-use crate::commands::{container, context, image, inspect, network, registry_auth, store, system, volume};
+use crate::commands::{container, context, image, inspect, manifest, network, registry_auth, store, system, volume};
 
 /// A word that only groups commands.
 pub struct Group {
@@ -14,6 +14,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "container", about: "Manage containers" },
     Group { name: "context", about: "Manage contexts" },
     Group { name: "image", about: "Manage images" },
+    Group { name: "manifest", about: "Look at manifests in registries" },
     Group { name: "network", about: "Manage networks" },
     Group { name: "store", about: "Look after the image store" },
     Group { name: "system", about: "Manage the engine" },
@@ -61,6 +62,7 @@ static VERBS: &[Verb] = &[
     image::save::VERB,
     image::search::VERB,
     image::tag::VERB,
+    manifest::inspect::VERB,
     network::connect::VERB,
     network::create::VERB,
     network::disconnect::VERB,

@@ -4,6 +4,7 @@ pub mod container;
 pub mod context;
 pub mod image;
 pub mod inspect;
+pub mod manifest;
 pub mod network;
 pub mod registry_auth;
 pub mod store;

@@ -29,6 +29,18 @@ pub fn header_for(cx: Cx, domain: &str) -> String {
     }
 }
 
+/// The credentials for a registry, for questions that the client asks itself.
+pub fn credentials_for(cx: Cx, domain: &str) -> naru_registry::Credentials {
+    let key = if domain == "docker.io" { HUB } else { domain };
+    let auth = find(cx, key).unwrap_or_default();
+    naru_registry::Credentials {
+        username: auth.username,
+        password: auth.password,
+        identity_token: auth.identitytoken,
+        registry_token: auth.registrytoken,
+    }
+}
+
 /// All credentials that are known, by registry, as `X-Registry-Config` carries them.
 pub fn all(cx: Cx) -> String {
     let config = cx.config();
