@@ -70,6 +70,8 @@ pub struct EngineConfig {
     pub exec_root: PathBuf,
     /// How layers become a root file system.
     pub driver: Driver,
+    /// What an image from outside may cost.
+    pub limits: naru_store::Limits,
     /// Where the containers' cgroups are made.
     pub cgroup_parent: String,
     /// Other runtimes by name.
@@ -137,8 +139,7 @@ impl Engine {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(EngineError::io("make", &path))?;
         }
         let (db, loaded) = Db::open(&config.data_root.join("naru.db"))?;
-        let store =
-            Arc::new(Store::open(&StoreConfig { root: config.data_root.clone(), driver: config.driver, ..StoreConfig::default() })?);
+        let store = Arc::new(Store::open(&StoreConfig { root: config.data_root.clone(), driver: config.driver, limits: config.limits })?);
         let volumes = Volumes::open(config.data_root.join("volumes"), loaded.volumes)?;
         let registries = naru_registry::Client::new(config.registry.clone())?;
         let spawner = Spawner::launch()?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Keys of daemon.json that are built.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 41] = [
     "bip",
     "bridge",
     "cgroup-parent",
@@ -40,6 +40,7 @@ const KEYS: [&str; 40] = [
     "max-concurrent-downloads",
     "max-concurrent-uploads",
     "max-download-attempts",
+    "max-layer-size",
     "mtu",
     "pidfile",
     "proxies",
@@ -108,6 +109,7 @@ pub fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -
     text!("log-driver", log_driver);
     text!("cgroup-parent", cgroup_parent);
     text!("storage-driver", storage_driver);
+    text!("max-layer-size", max_layer_size);
     text!("ip", network.ip);
     list!("hosts", hosts);
     list!("dns", network.dns);

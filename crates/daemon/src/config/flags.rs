@@ -61,6 +61,9 @@ pub struct Flags {
     /// overlay2 or vfs
     #[arg(short = 's', long, value_name = "DRIVER")]
     pub storage_driver: Option<String>,
+    /// Largest layer of an image, unpacked, e.g. 20g; larger ones are refused
+    #[arg(long, value_name = "SIZE")]
+    pub max_layer_size: Option<String>,
     /// A reaper as first process of every container
     #[arg(long)]
     pub init: bool,

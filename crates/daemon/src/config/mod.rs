@@ -11,7 +11,7 @@ use naru_api::models::LogConfig;
 use naru_engine::network::NetworkConfig;
 use naru_engine::{EngineConfig, RuntimeConfig};
 use naru_registry::RegistryConfig;
-use naru_store::Driver;
+use naru_store::{Driver, Limits};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
@@ -61,6 +61,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// How layers become a root file system.
     pub driver: Driver,
+    /// What an image from outside may cost.
+    pub limits: Limits,
     /// How long running requests may take when the daemon leaves; none waits for ever.
     pub shutdown_timeout: Option<Duration>,
     /// A reaper as first process of every container.
@@ -228,6 +230,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         default_ulimits,
         cgroup_parent: format!("/{}", flags.cgroup_parent.unwrap_or_else(|| "naru".into()).trim_matches('/')),
         driver,
+        limits: limits(flags.max_layer_size.as_deref())?,
         shutdown_timeout: shutdown_timeout(flags.shutdown_timeout)?,
         init: flags.init,
         network,
@@ -238,6 +241,16 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
 /// The spawner and the monitors have another working directory than the daemon was started in.
 fn absolute(flag: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     std::path::absolute(&path).map_err(|error| flag_error(format!("invalid --{flag} {}: {error}", path.display())))
+}
+
+/// The largest layer; everything else stays as it is.
+fn limits(size: Option<&str>) -> Result<Limits, ConfigError> {
+    let Some(text) = size else { return Ok(Limits::default()) };
+    let size: naru_types::ByteSize = text.parse().map_err(|error| flag_error(format!("invalid --max-layer-size: {error}")))?;
+    if size.0 < 1 << 20 {
+        return Err(flag_error(format!("invalid --max-layer-size {text}: the least is 1m")));
+    }
+    Ok(Limits { max_layer_size: size.0, ..Limits::default() })
 }
 
 /// dockerd's default is 15 seconds; -1 waits for ever.
@@ -263,6 +276,7 @@ impl Config {
             data_root: self.data_root.clone(),
             exec_root: self.exec_root.clone(),
             driver: self.driver,
+            limits: self.limits,
             cgroup_parent: self.cgroup_parent.clone(),
             runtimes: self.runtimes.clone(),
             network: self.network.clone(),

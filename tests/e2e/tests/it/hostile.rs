@@ -2,9 +2,10 @@
 
 use crate::image::{archive, entry, entry_with, image, pack, pax};
 use naru_e2e::{BOX, Daemon, Done, client, name, shared};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A host directory that nothing may read or change.
@@ -366,4 +367,28 @@ fn entrypoints_that_cannot_run_are_named() {
     }
     daemon.ok(&["rmi", &tag]);
     assert_eq!(daemon.ok(&["run", "--rm", BOX, "echo", "fine"]), "fine");
+}
+
+#[test]
+fn a_layer_that_grows_beyond_all_bounds_is_refused() {
+    use std::io::Write;
+    let daemon = Daemon::with_flags(&["--max-layer-size", "16m"]);
+    // 64 MiB of nothing in 64 KiB: a file as long as it says, and one whose header claims a terabyte.
+    let mut bomb = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(64 << 20);
+    header.set_mode(0o644);
+    header.set_cksum();
+    bomb.append_data(&mut header, "zeros", std::io::repeat(0).take(64 << 20)).expect("memory takes it");
+    let plain = bomb.into_inner().expect("memory takes it");
+    let mut gzip = Command::new("gzip").arg("-9").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("gzip starts");
+    let mut input = gzip.stdin.take().expect("it was asked for");
+    let writer = std::thread::spawn(move || input.write_all(&plain));
+    let packed = gzip.wait_with_output().expect("gzip ends").stdout;
+    writer.join().expect("the writer does not panic").expect("gzip reads all");
+    assert!(packed.len() < 1 << 20);
+    let refused = daemon.feed(&["import", "-", "bomb:1"], &packed);
+    assert!(refused.code == 1 && format!("{}{}", refused.out, refused.err).contains("16777216 bytes"), "{refused:?}");
+    assert!(daemon.fails(1, &["image", "inspect", "bomb:1"]).contains("No such image"));
+    daemon.until_clean();
 }
