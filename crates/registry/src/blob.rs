@@ -43,8 +43,8 @@ pub(crate) struct BlobSource {
     runtime: Handle,
     gone: watch::Receiver<()>,
     on_pause: Box<dyn Fn(Duration) + Send>,
-    /// An answer for offset 0 that came while something else was waited for.
-    prepared: Option<Reply>,
+    /// An answer that came while something else was waited for, and the offset it is for.
+    prepared: Option<(u64, Reply)>,
     failures: u32,
     opened: bool,
     /// Where the blob stood when failures were last counted from 0.
@@ -70,10 +70,12 @@ impl BlobSource {
         }
     }
 
-    /// Asks for the blob before anybody reads it.
-    pub async fn prepare(&mut self) {
-        // A failure shows again when the blob is opened, and is told then.
-        self.prepared = open_once(&self.session, &self.blob, 0).await.ok();
+    /// Asks for the blob from `offset` on before anybody reads it.
+    pub async fn prepare(&mut self, offset: u64) {
+        if offset < self.blob.size {
+            // A failure shows again when the blob is opened, and is told then.
+            self.prepared = open_once(&self.session, &self.blob, offset).await.ok().map(|reply| (offset, reply));
+        }
     }
 
     /// Why the last read or open failed.
@@ -83,7 +85,7 @@ impl BlobSource {
 
     /// Opens the blob at `offset`, on a blocking thread.
     pub fn open(&mut self, offset: u64) -> io::Result<BlobReader> {
-        let prepared = self.prepared.take().filter(|_| offset == 0);
+        let prepared = self.prepared.take().filter(|(at, _)| *at == offset).map(|(_, reply)| reply);
         if offset.saturating_sub(self.last_offset) >= GETS_ON {
             self.failures = 0;
             self.last_offset = offset;

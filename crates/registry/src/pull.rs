@@ -499,7 +499,12 @@ impl LayerTask {
             told.as_ref().and_then(|diff_ids| diff_ids.get(at).cloned())
         };
         // Another pull fetches the blob: the store waits for that one, asking the registry would be in vain.
-        let diff_id = if fetching.begun.is_some() { tokio::join!(source.prepare(), diff_id).1 } else { diff_id.await };
+        let diff_id = if fetching.begun.is_some() {
+            let here = self.ingest.partial(&self.layer.digest);
+            tokio::join!(source.prepare(here), diff_id).1
+        } else {
+            diff_id.await
+        };
         let expected = Expected {
             digest: Some(self.layer.digest.clone()),
             size: Some(self.layer.size),

@@ -176,8 +176,8 @@ impl Ingest {
             let found = found.filter(|layer| index.layers.contains_key(&layer.diff_id));
             (found.iter().flat_map(|layer| [layer.digest.clone(), layer.diff_id.clone()]).collect(), found)
         })?;
-        // Files that someone deleted by hand are brought in again.
-        let there = self.store.has_blob(digest) || self.store.partials.path(digest).exists();
+        // Files that someone deleted by hand are brought in again. In this order: a commit moves it from there to here.
+        let there = self.store.partials.path(digest).exists() || self.store.has_blob(digest);
         (there && self.store.layer_path(diff_id).exists()).then_some(found)
     }
 
@@ -189,6 +189,12 @@ impl Ingest {
             layers.find(|layer| layer.digest == *digest).map(|layer| layer.diff_id.clone())
         };
         self.known_layer(digest, &diff_id?)
+    }
+
+    /// How many bytes of a blob are here already: [`Ingest::fetch_layer`] will most likely ask for those after them.
+    pub fn partial(&self, digest: &Digest) -> u64 {
+        let whole = || std::fs::metadata(self.store.blob_path(digest));
+        std::fs::metadata(self.store.partials.path(digest)).or_else(|_| whole()).map_or(0, |blob| blob.len())
     }
 
     /// Takes in a layer of the blob with `expected.digest` and `expected.size`, which are required.
@@ -244,7 +250,12 @@ impl Ingest {
                     tell(Phase::Extracting, size);
                     return Ok(layer);
                 }
-                Err(error) if keeps(&error) => return Err(error),
+                Err(error) if keeps(&error) => {
+                    if self.partial(digest) == 0 {
+                        self.store.partials.remove(digest)?;
+                    }
+                    return Err(error);
+                }
                 Err(error) => {
                     self.store.partials.remove(digest)?;
                     // The part that was here may have been what is wrong, e.g. after a power cut.

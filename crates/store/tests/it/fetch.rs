@@ -85,6 +85,7 @@ fn an_interrupted_fetch_goes_on_where_it_stopped() {
     fixture.reopen();
     let partial = fixture.config.root.join("partial").join(expected.digest.as_ref().unwrap().hex());
     assert_eq!(partial.metadata().unwrap().len(), half as u64);
+    assert_eq!(fixture.ingest().unwrap().partial(expected.digest.as_ref().unwrap()), half as u64);
     // A stream that breaks now and then is one fetch.
     let ingest = fixture.ingest().unwrap();
     let mut offsets = Vec::new();
@@ -111,6 +112,16 @@ fn an_interrupted_fetch_goes_on_where_it_stopped() {
     let ingest = fixture.ingest().unwrap();
     assert!(ingest.known_layer(&layer.digest, &layer.diff_id).is_some());
     assert!(ingest.known_layer(&layer.diff_id, &layer.diff_id).is_none());
+}
+
+#[test]
+fn a_fetch_that_never_began_leaves_nothing() {
+    let fixture = Fixture::new();
+    let (_, expected) = layer(1, 1000);
+    let ingest = fixture.ingest().unwrap();
+    ingest.fetch_layer(&expected, &mut |_| Err(std::io::Error::other("no route")), &|_| {}).unwrap_err();
+    assert_eq!(ingest.partial(expected.digest.as_ref().unwrap()), 0);
+    assert_eq!(std::fs::read_dir(fixture.config.root.join("partial")).unwrap().count(), 0);
 }
 
 #[test]
