@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! raw                  to a port published on 127.0.0.1, not from here: drop
+//! prerouting           from a bridge of `quiet`: nothing is rewritten
 //! prerouting, output   addr4/6: address . protocol . port → address . port     a port published on one host address
 //!                      any4/6:  protocol . port → address . port                on all of them
 //! postrouting          from subnets4/6 after a rewrite: masquerade; to outside, from snat4/6: the address it says,
@@ -190,6 +191,8 @@ impl BridgeRules {
         }
         if self.icc {
             sets.push(("pairs", vec![plain([name.as_slice(), name.as_slice()].concat())]));
+        } else {
+            sets.push(("quiet", vec![plain(name.clone())]));
         }
         for subnet in &self.subnets {
             let is_ipv4 = subnet.is_ipv4();
@@ -302,6 +305,7 @@ fn sets() -> Vec<Set> {
         set("bridges", kind::IFNAME, 16),
         set("internal", kind::IFNAME, 16),
         set("sealed", kind::IFNAME, 16),
+        set("quiet", kind::IFNAME, 16),
         set("pairs", kind::concat(&[kind::IFNAME, kind::IFNAME]), 32),
         subnets("subnets4", kind::IPV4, 4),
         subnets("subnets6", kind::IPV6, 16),
@@ -327,11 +331,16 @@ fn sets() -> Vec<Set> {
 
 fn write_rewriting(transaction: &mut Transaction<'_>) {
     use Expression::{
-        In, IsFamily, LoadDestination, LoadOutName, LoadPort, LoadProtocol, LoadSource, Map, Masquerade, NotIn, RewriteDestination,
-        RewriteSource, ToThisHost, WasRewritten,
+        Accept, In, IsFamily, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, LoadSource, Map, Masquerade, NotIn,
+        RewriteDestination, RewriteSource, ToThisHost, WasRewritten,
     };
     for (chain, hook) in [("prerouting", nft::DNAT_FROM_OUTSIDE), ("output", nft::DNAT_FROM_HOST)] {
         transaction.chain(chain, hook);
+        if chain == "prerouting" {
+            // With br_netfilter a packet rewritten to a neighbour does not leave the bridge, whose ports are isolated from
+            // each other there: the sockets that hold the ports serve it.
+            transaction.rule(chain, &[LoadInName { register: 1 }, In("quiet"), Accept]);
+        }
         // An address fills register 8 (IPv4) or 8 to 11 (IPv6); what a map yields has the port right after it.
         for (family, after, addr, any) in [(nft::IPV4, 9, "addr4", "any4"), (nft::IPV6, 12, "addr6", "any6")] {
             let rewrite = RewriteDestination { family, address: 1, port: after };
