@@ -12,6 +12,7 @@ mod isolation;
 mod lifecycle;
 mod logs;
 mod networks;
+mod outside;
 mod registries;
 mod runtimes;
 mod security;
