@@ -315,7 +315,7 @@ impl Networks {
     fn start_resolver(&self, spawner: &Spawner, view: &View, place: &Place, ns: BorrowedFd<'_>) -> Result<(u16, u16)> {
         let sockets = spawner.resolver_sockets(ns, place.resolver.unwrap_or_default())?;
         let port = |socket: BorrowedFd<'_>| -> Result<u16> {
-            let address = rustix::net::getsockname(socket).and_then(|address| SocketAddr::try_from(address));
+            let address = rustix::net::getsockname(socket).and_then(SocketAddr::try_from);
             Ok(address.map_err(|errno| EngineError::io("look at a socket of", "the resolver")(errno.into()))?.port())
         };
         let ports = (port(sockets.udp.as_fd())?, port(sockets.tcp.as_fd())?);

@@ -229,7 +229,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut EndpointSettings)| {
             let mut settings = EndpointSettings::default();
             change(&mut settings);
-            attachment("n", &settings).map(drop).unwrap_err().to_string()
+            attachment("n", &settings).map(drop).unwrap_err().message
         };
         let ip = |ipv4: &str| Some(EndpointIpamConfig { ipv4_address: ipv4.into(), ..EndpointIpamConfig::default() });
         assert!(with(&|s| s.ipam_config = ip("fd00::1")).contains("invalid IPv4 address: fd00::1"));
@@ -237,5 +237,14 @@ mod tests {
         assert!(with(&|s| s.mac_address = "01:00:5e:00:00:01".into()).contains("multicast"));
         assert!(with(&|s| s.links = Some(vec!["a:b:c".into()])).contains("bad format for links"));
         assert!(with(&|s| s.driver_opts = Some(BTreeMap::from([("colour".into(), "red".into())]))).contains("is not known"));
+    }
+
+    #[test]
+    fn mac_addresses() {
+        assert_eq!(parse_mac("02:42:ac:11:00:02").unwrap(), Some([2, 0x42, 0xac, 0x11, 0, 2]));
+        assert_eq!(parse_mac("").unwrap(), None);
+        for bad in ["x", "01:00:00:00:00:00", "02:42:ac:11:00", "02:42:ac:11:00:02:03"] {
+            assert!(parse_mac(bad).is_err(), "{bad}");
+        }
     }
 }
