@@ -9,8 +9,8 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{Interest, copy_bidirectional_with_sizes};
@@ -122,9 +122,16 @@ impl Drop for Peer {
     }
 }
 
-type Peers = HashMap<SocketAddr, Peer>;
+/// Who sent, and to which address of this host, from which the answers come.
+type Ends = (SocketAddr, Option<IpAddr>);
+
+type Peers = HashMap<Ends, Peer>;
 
 async fn udp(socket: Arc<UdpSocket>, target: SocketAddr) {
+    // Without it answers of a host with several addresses may come from another than the one asked.
+    if let Err(error) = naru_sys::net::tell_destinations(socket.as_fd(), socket.local_addr().is_ok_and(|own| own.is_ipv4())) {
+        tracing::debug!(%target, %error, "datagrams do not tell where they were sent to");
+    }
     let mut peers = Peers::new();
     loop {
         tokio::select! {
@@ -145,8 +152,9 @@ async fn udp(socket: Arc<UdpSocket>, target: SocketAddr) {
 /// Carries what has arrived from clients.
 fn receive(socket: &Arc<UdpSocket>, target: SocketAddr, peers: &mut Peers, buffer: &mut [u8]) {
     for _ in 0..TURN {
-        let (length, from) = match socket.try_recv_from(buffer) {
-            Ok(received) => received,
+        let received = socket.try_io(Interest::READABLE, || Ok(naru_sys::net::receive(socket.as_fd(), buffer)?));
+        let (length, from) = match received {
+            Ok((length, client, asked)) => (length, (client, asked)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // An answer that could not be delivered shows here as an error of the socket; it goes on.
             Err(_) => continue,
@@ -168,7 +176,7 @@ fn receive(socket: &Arc<UdpSocket>, target: SocketAddr, peers: &mut Peers, buffe
 }
 
 /// A socket for a client that was not known.
-fn introduce(back: &Arc<UdpSocket>, from: SocketAddr, target: SocketAddr) -> io::Result<Peer> {
+fn introduce(back: &Arc<UdpSocket>, from: Ends, target: SocketAddr) -> io::Result<Peer> {
     let any = SocketAddr::new(if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0);
     let socket = std::net::UdpSocket::bind(any)?;
     socket.connect(target)?;
@@ -179,7 +187,7 @@ fn introduce(back: &Arc<UdpSocket>, from: SocketAddr, target: SocketAddr) -> io:
 }
 
 /// Carries what the container answers to one client.
-async fn answers(socket: Arc<UdpSocket>, back: Arc<UdpSocket>, client: SocketAddr) {
+async fn answers(socket: Arc<UdpSocket>, back: Arc<UdpSocket>, (client, asked): Ends) {
     loop {
         match socket.ready(Interest::READABLE | Interest::ERROR).await {
             // The container refused a datagram: the next may be welcome.
@@ -190,7 +198,8 @@ async fn answers(socket: Arc<UdpSocket>, back: Arc<UdpSocket>, client: SocketAdd
         DATAGRAM.with_borrow_mut(|buffer| {
             for _ in 0..TURN {
                 match socket.try_recv(buffer) {
-                    Ok(length) => drop(rustix::net::sendto(&back, &buffer[..length], SendFlags::DONTWAIT, &client)),
+                    // One that cannot be sent is lost, as datagrams are.
+                    Ok(length) => drop(naru_sys::net::send_from(back.as_fd(), &buffer[..length], asked, client)),
                     Err(_) => return,
                 }
             }
