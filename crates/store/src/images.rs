@@ -295,7 +295,8 @@ impl Store {
             index.images.remove(id);
             index.broken.remove(id);
         }
-        self.discard(&self.root.join("init").join(id.hex()))?;
+        self.discard(&self.init_path(Some(id)))?;
+        self.discard(&self.tree_path(Some(id)))?;
         self.collect_with(&mut database).map(drop)
     }
 

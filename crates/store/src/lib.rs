@@ -10,7 +10,8 @@
 //! init/<image id>/             mount points that the image lacks
 //! containers/<id>/image        a symbolic link whose text is the image's id
 //! containers/<id>/upper, work  overlay: what the container wrote
-//! containers/<id>/root         vfs: a full copy
+//! init/<image id>.tree         btrfs: the image's layers merged, in a subvolume
+//! containers/<id>/root         vfs: a full copy; btrfs: a snapshot of the tree
 //! partial/<hex>                blobs that arrived in part, or whole for an image that is not recorded yet
 //! staging/<random>/            what an ingest has not finished
 //! trash/<random>/              what is being deleted
@@ -32,6 +33,7 @@
 mod apply;
 pub mod archive;
 mod blobs;
+mod btrfs;
 mod check;
 mod commit;
 mod compare;

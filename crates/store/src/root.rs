@@ -1,6 +1,7 @@
 //! Paths inside a tree that is not trusted: every resolution is one openat2 with RESOLVE_IN_ROOT, so that symbolic links
 //! (absolute, relative, changing while we look) end inside the tree; and removal of whole trees without recursion.
 
+use naru_sys::btrfs;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -118,6 +119,13 @@ fn remove_levels(dir: BorrowedFd<'_>, name: &[u8], depth: usize, stop: &AtomicBo
         return move_up(dir, name);
     }
     let child = rustix::fs::openat(dir, name, DIR_FLAGS, Mode::empty())?;
+    if btrfs::is_subvolume(&child)? {
+        match btrfs::delete(dir, name) {
+            // A container made subvolumes in it, and may have made it read-only: its files go one by one.
+            Err(Errno::NOTEMPTY) => btrfs::set_writable(child.as_fd())?,
+            result => return result,
+        }
+    }
     for entry in names(&child)? {
         remove_levels(child.as_fd(), &entry, depth + 1, stop, move_up)?;
     }

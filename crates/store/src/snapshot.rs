@@ -4,10 +4,13 @@
 //! directories and a link; nothing is synced or recorded in the database. The mount is detached: it is in no mount table
 //! and vanishes with its last descriptor.
 //!
+//! vfs: a copy of all layers. btrfs: a snapshot of what they are merged to, see there.
+//!
 //! The init layer holds the mount points every container needs (`/proc`, `/etc/hosts`, …) as far as the image lacks
 //! them, so that they show neither in a diff nor in a commit. There is one for each image, made with its first container.
 
 use crate::apply::{RootMeta, apply_layer};
+use crate::btrfs;
 use crate::copy::{CopyOptions, copy_tree};
 use crate::diff::{self, Change};
 use crate::error::{At, Error, Result};
@@ -77,6 +80,10 @@ impl Store {
 
     fn make_snapshot(&self, id: &ContainerId, image: Option<&Digest>, layers: &[PathBuf], meta: Option<RootMeta>) -> Result<()> {
         let init = self.init_layer(image, layers)?;
+        let tree = match self.driver {
+            Driver::Btrfs => self.image_tree(image, layers, &init)?,
+            Driver::Overlay | Driver::Vfs => PathBuf::new(),
+        };
         let path = self.container_path(id);
         let mkdir = |name: &str, mode: u32| {
             let name = if name.is_empty() { id.as_str().to_owned() } else { format!("{}/{name}", id.as_str()) };
@@ -87,23 +94,27 @@ impl Store {
             let link = format!("{}/image", id.as_str());
             rustix::fs::symlinkat(image.to_string(), &self.containers, link.as_str()).at("create", path.join("image").display())?;
         }
-        let top = match self.driver {
+        let top = self.top_name();
+        let top_path = path.join(top);
+        match self.driver {
             Driver::Overlay => {
                 mkdir("work", 0o700)?;
-                "upper"
+                mkdir(top, 0o755)?;
             }
-            Driver::Vfs => "root",
-        };
-        mkdir(top, 0o755)?;
-        let top_path = path.join(top);
-        let meta = meta.unwrap_or(RootMeta { mode: 0o755, uid: 0, gid: 0 });
-        if self.driver == Driver::Vfs {
-            let root = open_dir(&top_path).at("open", top_path.display())?;
-            for layer in layers.iter().chain([&init]) {
-                let layer = open_dir(layer).at("open", layer.display())?;
-                copy_tree(layer.as_fd(), root.as_fd(), CopyOptions { overlay: true })?;
+            Driver::Vfs => {
+                mkdir(top, 0o755)?;
+                let root = open_dir(&top_path).at("open", top_path.display())?;
+                for layer in layers.iter().chain([&init]) {
+                    let layer = open_dir(layer).at("open", layer.display())?;
+                    copy_tree(layer.as_fd(), root.as_fd(), CopyOptions { overlay: true })?;
+                }
+            }
+            Driver::Btrfs => {
+                let parent = open_dir(&path).at("open", path.display())?;
+                btrfs::snapshot(&tree, parent.as_fd(), top).at("make a snapshot in", path.display())?;
             }
         }
+        let meta = meta.unwrap_or(RootMeta { mode: 0o755, uid: 0, gid: 0 });
         let top_name = format!("{}/{top}", id.as_str());
         if (meta.uid, meta.gid) != (0, 0) {
             let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
@@ -121,7 +132,7 @@ impl Store {
     pub fn mount(&self, id: &ContainerId) -> Result<OwnedFd> {
         let path = self.snapshot(id)?;
         match self.driver {
-            Driver::Vfs => {
+            Driver::Vfs | Driver::Btrfs => {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
             }
@@ -153,7 +164,7 @@ impl Store {
         let top = self.top(&path)?;
         match self.driver {
             Driver::Overlay => diff::of_upper(top.as_fd(), &lower),
-            Driver::Vfs => diff::of_copy(top.as_fd(), &lower),
+            Driver::Vfs | Driver::Btrfs => diff::of_copy(top.as_fd(), &lower),
         }
     }
 
@@ -168,7 +179,12 @@ impl Store {
         let top = self.top(&path)?;
         let rw = match self.driver {
             Driver::Overlay => tree_size(top.as_fd())?,
-            Driver::Vfs => self.changes(id, None)?.iter().map(|change| file_size(top.as_fd(), &change.path)).sum(),
+            Driver::Vfs | Driver::Btrfs => match self.changes(id, None) {
+                Ok(changes) => changes.iter().map(|change| file_size(top.as_fd(), &change.path)).sum(),
+                // Nested too deeply to be compared.
+                Err(Error::TooLarge { .. }) => tree_size(top.as_fd())?.saturating_sub(image_size),
+                Err(error) => return Err(error),
+            },
         };
         Ok(SnapshotSize { rw, root_fs: image_size + rw })
     }
@@ -205,12 +221,16 @@ impl Store {
         Ok(self.container_path(id))
     }
 
+    fn top_name(&self) -> &'static str {
+        match self.driver {
+            Driver::Overlay => "upper",
+            Driver::Vfs | Driver::Btrfs => "root",
+        }
+    }
+
     /// The directory with the container's own files.
     pub(crate) fn top(&self, snapshot: &Path) -> Result<OwnedFd> {
-        let top = snapshot.join(match self.driver {
-            Driver::Overlay => "upper",
-            Driver::Vfs => "root",
-        });
+        let top = snapshot.join(self.top_name());
         open_dir(&top).at("open", top.display())
     }
 
@@ -218,6 +238,9 @@ impl Store {
     pub(crate) fn lower(&self, id: &ContainerId) -> Result<Vec<PathBuf>> {
         let index = self.index.read().expect("the index is not poisoned");
         let image = index.containers.get(id).ok_or_else(|| Error::NoSuchSnapshot { id: id.to_string() })?;
+        if self.driver == Driver::Btrfs {
+            return Ok(vec![self.tree_path(image.as_ref())]);
+        }
         let mut layers: Vec<PathBuf> = match image {
             Some(image) => {
                 let stored = index.images.get(image).ok_or_else(|| Error::NoSuchImage { query: image.to_string() })?;
@@ -229,7 +252,7 @@ impl Store {
         Ok(layers)
     }
 
-    fn init_path(&self, image: Option<&Digest>) -> PathBuf {
+    pub(crate) fn init_path(&self, image: Option<&Digest>) -> PathBuf {
         self.root.join("init").join(image.map_or_else(|| "none".to_owned(), Digest::hex))
     }
 

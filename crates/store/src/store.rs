@@ -1,6 +1,7 @@
 //! Opening a store, its directories, and deletion in the background.
 
 use crate::blobs::digest_of_file;
+use crate::btrfs::TREE;
 use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
 use crate::index::{Database, Index, StoredImage};
@@ -28,6 +29,8 @@ pub enum Driver {
     Overlay,
     /// A copy; for file systems overlayfs cannot lie upon.
     Vfs,
+    /// A snapshot of a subvolume of btrfs.
+    Btrfs,
 }
 
 impl Driver {
@@ -36,6 +39,7 @@ impl Driver {
         match self {
             Driver::Overlay => "overlay2",
             Driver::Vfs => "vfs",
+            Driver::Btrfs => "btrfs",
         }
     }
 }
@@ -63,6 +67,8 @@ pub struct Store {
     pub(crate) partials: Arc<Partials>,
     /// Bytes on disk of layers that were counted.
     pub(crate) layer_blocks: Mutex<HashMap<Digest, u64>>,
+    /// Held while an image's tree is made.
+    pub(crate) building: Mutex<()>,
     trash: Arc<Trash>,
     wake: Option<Sender<()>>,
     sweeper: Option<JoinHandle<()>>,
@@ -84,10 +90,13 @@ struct Trash {
 impl Trash {
     fn sweep(&self) -> Result<()> {
         let _one_at_a_time = self.sweeping.lock().expect("a sweep does not panic");
+        let mut result = Ok(());
         for name in names(&self.directory).at("list", "trash")? {
-            remove_tree_until(self.directory.as_fd(), &name, &self.closing).at("delete", "trash")?;
+            // One that cannot go must not keep the others.
+            let removed = remove_tree_until(self.directory.as_fd(), &name, &self.closing).at("delete", "trash");
+            result = result.and(removed);
         }
-        Ok(())
+        result
     }
 }
 
@@ -100,6 +109,9 @@ impl Store {
         std::fs::create_dir_all(&root).at("create", root.display())?;
         // Set-uid programs of images must not be reachable for the host's users.
         rustix::fs::chmodat(CWD, &root, Mode::from_raw_mode(0o700), AtFlags::empty()).at("protect", root.display())?;
+        if config.driver == Driver::Btrfs {
+            crate::btrfs::check_root(&root)?;
+        }
         let lock = take_lock(&root.join("lock"))?;
         for directory in DIRECTORIES {
             let path = root.join(directory);
@@ -120,6 +132,7 @@ impl Store {
             containers: open("containers")?,
             layer_blocks: Mutex::new(HashMap::new()),
             partials: Arc::new(Partials::new(root.join("partial"))),
+            building: Mutex::new(()),
             trash: trash.clone(),
             wake: Some(wake),
             sweeper: None,
@@ -259,6 +272,7 @@ impl Store {
             // Cheap to make again, so those of containers that are gone need not be told apart.
             let used = {
                 let index = self.index.read().expect("the index is not poisoned");
+                let name = name.strip_suffix(TREE).unwrap_or(&name);
                 name == "none" || format!("sha256:{name}").parse::<Digest>().is_ok_and(|image| index.images.contains_key(&image))
             };
             if !used {

@@ -3,10 +3,11 @@
 //! Layers are never written again, so the blocks of each are counted once in the life of the process.
 
 use crate::blobs::digest_of_file;
+use crate::btrfs::TREE;
 use crate::error::{At, Result};
 use crate::root::{DIR_FLAGS, MAX_DEPTH, file_type, names, open_dir, stat_opt};
-use crate::store::Store;
-use naru_types::Digest;
+use crate::store::{Driver, Store};
+use naru_types::{ContainerId, Digest};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
@@ -45,7 +46,7 @@ pub struct OnDisk {
 }
 
 impl OnDisk {
-    /// Everything: what `du` says of the store.
+    /// Everything: what `du` says of the store; on btrfs without what is shared.
     pub fn total(&self) -> u64 {
         self.layers + self.blobs + self.containers + self.unfinished + self.other
     }
@@ -100,7 +101,12 @@ impl Store {
         for (directory, sum) in [("init", 0), ("containers", 1), ("partial", 2), ("staging", 2), ("trash", 2)] {
             let sum = [&mut disk.layers, &mut disk.containers, &mut disk.unfinished].into_iter().nth(sum).expect("one of three");
             self.each_in(directory, &mut |name, dir| {
-                *sum += blocks_of(dir, name.as_bytes())?;
+                *sum += match directory {
+                    // Its data is that of the layers.
+                    "init" if name.ends_with(TREE) => 0,
+                    "containers" if self.driver == Driver::Btrfs => self.written(dir, name)?,
+                    _ => blocks_of(dir, name.as_bytes())?,
+                };
                 Ok(())
             })?;
         }
@@ -123,6 +129,15 @@ impl Store {
             disk.other += stat.map_or(0, |stat| blocks(&stat));
         }
         Ok(usage)
+    }
+
+    /// Bytes in the files that a container changed: blocks say nothing where they are shared with its image.
+    fn written(&self, dir: BorrowedFd<'_>, container: &str) -> Result<u64> {
+        match container.parse::<ContainerId>().map(|id| self.sizes(&id)) {
+            Ok(Ok(size)) => Ok(size.rw),
+            // Removed meanwhile, or no container: then what is there counts.
+            Ok(Err(_)) | Err(_) => blocks_of(dir, container.as_bytes()),
+        }
     }
 
     /// Sizes of all layers, each once.

@@ -4,6 +4,7 @@
 //!
 //! - [`process`] has clone3 and fork of a single-threaded process, exec, signals, wait
 //! - [`mount`] has mount_setattr
+//! - [`btrfs`] has subvolumes and their snapshots
 //! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
 //! - [`memory`] gives memory back, which the per-container monitor needs to stay small
 //! - [`net`] sets up the loopback interface of a fresh network namespace
@@ -11,6 +12,7 @@
 #![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]
 
 pub mod bpf;
+pub mod btrfs;
 pub mod memory;
 pub mod mount;
 pub mod net;

@@ -1,14 +1,12 @@
-//! Containers' file systems, the same for both drivers.
+//! Containers' file systems, the same for all drivers.
 
 use crate::support::*;
 use naru_store::tar::{Entry, Kind};
-use naru_store::{ChangeKind, CommitOptions, ConfigPatch, Driver, ImageConfig, ImportOptions, Limits};
+use naru_store::{ChangeKind, CommitOptions, ConfigPatch, ImageConfig, ImportOptions, Limits};
 use naru_types::{ContainerId, Digest, ImageRef};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-
-const BOTH: [Driver; 2] = [Driver::Overlay, Driver::Vfs];
 
 fn layered(fixture: &Fixture) -> Digest {
     image(
@@ -46,7 +44,7 @@ fn changes(fixture: &Fixture, id: &ContainerId) -> Vec<String> {
 
 #[test]
 fn layers_are_merged() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let image = layered(&fixture);
         let id = ContainerId::random();
@@ -71,7 +69,7 @@ fn layers_are_merged() {
 
 #[test]
 fn changes_are_dockers() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let image = layered(&fixture);
         let id = ContainerId::random();
@@ -93,7 +91,7 @@ fn changes_are_dockers() {
 
 #[test]
 fn a_replaced_directory_hides_what_was_in_it() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let image = layered(&fixture);
         let id = ContainerId::random();
@@ -109,7 +107,7 @@ fn a_replaced_directory_hides_what_was_in_it() {
 
 #[test]
 fn a_commit_is_what_the_container_saw() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let base = layered(&fixture);
         let id = ContainerId::random();
@@ -154,7 +152,7 @@ fn a_commit_is_what_the_container_saw() {
 
 #[test]
 fn attributes_of_the_root_are_the_images() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let top = Entry { uid: 1000, gid: 1001, ..Entry::new("./", Kind::Dir, 0o700) };
         let image = image(&fixture, "one", &[&[(top, Vec::new()), file("a", "1")], &[file("b", "2")]]);
@@ -167,7 +165,7 @@ fn attributes_of_the_root_are_the_images() {
 
 #[test]
 fn an_image_without_layers_and_no_image_at_all() {
-    for driver in BOTH {
+    for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());
         let empty = image(&fixture, "empty", &[]);
         for image in [Some(&empty), None] {
@@ -184,87 +182,96 @@ fn an_image_without_layers_and_no_image_at_all() {
 
 #[test]
 fn the_init_layer_respects_the_image() {
-    let fixture = Fixture::new();
-    let etc = Entry { uid: 7, ..Entry::new("etc", Kind::Dir, 0o750) };
-    let image = image(
-        &fixture,
-        "one",
-        &[&[(etc, Vec::new()), file("etc/hosts", "mine"), link("dev", Kind::Symlink, "/other"), file("proc", "a file")]],
-    );
-    let id = ContainerId::random();
-    fixture.prepare(&id, Some(&image)).unwrap();
-    let mount = fixture.mount(&id).unwrap();
-    let root = through(&mount);
-    assert_eq!(std::fs::read_to_string(root.join("etc/hosts")).unwrap(), "mine");
-    let stat = std::fs::metadata(root.join("etc")).unwrap();
-    assert_eq!((stat.uid(), stat.mode() & 0o7777), (7, 0o750));
-    assert_eq!(std::fs::read_link(root.join("dev")).unwrap(), Path::new("/other"));
-    assert_eq!(std::fs::read_to_string(root.join("proc")).unwrap(), "a file");
-    assert!(root.join("etc/hostname").exists());
+    for driver in drivers() {
+        let fixture = Fixture::with(driver, Limits::default());
+        let etc = Entry { uid: 7, ..Entry::new("etc", Kind::Dir, 0o750) };
+        let image = image(
+            &fixture,
+            "one",
+            &[&[(etc, Vec::new()), file("etc/hosts", "mine"), link("dev", Kind::Symlink, "/other"), file("proc", "a file")]],
+        );
+        let id = ContainerId::random();
+        fixture.prepare(&id, Some(&image)).unwrap();
+        let mount = fixture.mount(&id).unwrap();
+        let root = through(&mount);
+        assert_eq!(std::fs::read_to_string(root.join("etc/hosts")).unwrap(), "mine");
+        let stat = std::fs::metadata(root.join("etc")).unwrap();
+        assert_eq!((stat.uid(), stat.mode() & 0o7777), (7, 0o750));
+        assert_eq!(std::fs::read_link(root.join("dev")).unwrap(), Path::new("/other"));
+        assert_eq!(std::fs::read_to_string(root.join("proc")).unwrap(), "a file");
+        assert!(root.join("etc/hostname").exists());
+    }
 }
 
 #[test]
 fn many_layers() {
-    let fixture = Fixture::new();
-    let layers: Vec<Vec<(Entry, Vec<u8>)>> = (0..300).map(|n| vec![file(&format!("f{n}"), "x"), file("same", &n.to_string())]).collect();
-    let layers: Vec<&[(Entry, Vec<u8>)]> = layers.iter().map(Vec::as_slice).collect();
-    let image = image(&fixture, "many", &layers);
-    let id = ContainerId::random();
-    fixture.prepare(&id, Some(&image)).unwrap();
-    let mount = fixture.mount(&id).unwrap();
-    assert_eq!(std::fs::read_to_string(through(&mount).join("same")).unwrap(), "299");
-    assert!(through(&mount).join("f0").exists());
+    for driver in drivers() {
+        let fixture = Fixture::with(driver, Limits::default());
+        let layers: Vec<Vec<(Entry, Vec<u8>)>> =
+            (0..300).map(|n| vec![file(&format!("f{n}"), "x"), file("same", &n.to_string())]).collect();
+        let layers: Vec<&[(Entry, Vec<u8>)]> = layers.iter().map(Vec::as_slice).collect();
+        let image = image(&fixture, "many", &layers);
+        let id = ContainerId::random();
+        fixture.prepare(&id, Some(&image)).unwrap();
+        let mount = fixture.mount(&id).unwrap();
+        assert_eq!(std::fs::read_to_string(through(&mount).join("same")).unwrap(), "299");
+        assert!(through(&mount).join("f0").exists());
+    }
 }
 
 #[test]
 fn export_is_deterministic_and_imports_again() {
-    let fixture = Fixture::new();
-    let image = layered(&fixture);
-    let id = ContainerId::random();
-    fixture.prepare(&id, Some(&image)).unwrap();
-    let mount = fixture.mount(&id).unwrap();
-    let export = || {
-        let mut bytes = Vec::new();
-        fixture.export(mount.as_fd(), &mut bytes).unwrap();
-        bytes
-    };
-    let bytes = export();
-    assert_eq!(bytes, export());
-    for packed in [bytes.clone(), gzip(&bytes), zstd(&bytes)] {
-        let options = ImportOptions {
-            reference: Some(ImageRef::parse("in").unwrap()),
-            changes: ConfigPatch::parse(&["USER 5"]).unwrap(),
-            message: "m".into(),
-            platform: None,
+    for driver in drivers() {
+        let fixture = Fixture::with(driver, Limits::default());
+        let image = layered(&fixture);
+        let id = ContainerId::random();
+        fixture.prepare(&id, Some(&image)).unwrap();
+        let mount = fixture.mount(&id).unwrap();
+        let export = || {
+            let mut bytes = Vec::new();
+            fixture.export(mount.as_fd(), &mut bytes).unwrap();
+            bytes
         };
-        let imported = fixture.import(&mut packed.as_slice(), options).unwrap();
-        let image = fixture.find("in").unwrap();
-        assert_eq!((image.id, image.config.config.user.as_str(), image.config.os.as_str()), (imported.clone(), "5", "linux"));
-        assert_eq!(image.layers, [Digest::of(&bytes)]);
-        let again = ContainerId::random();
-        fixture.prepare(&again, Some(&imported)).unwrap();
-        let root = fixture.mount(&again).unwrap();
-        assert_eq!(std::fs::read_to_string(through(&root).join("hard")).unwrap(), "22");
+        let bytes = export();
+        assert_eq!(bytes, export());
+        for packed in [bytes.clone(), gzip(&bytes), zstd(&bytes)] {
+            let options = ImportOptions {
+                reference: Some(ImageRef::parse("in").unwrap()),
+                changes: ConfigPatch::parse(&["USER 5"]).unwrap(),
+                message: "m".into(),
+                platform: None,
+            };
+            let imported = fixture.import(&mut packed.as_slice(), options).unwrap();
+            let image = fixture.find("in").unwrap();
+            assert_eq!((image.id, image.config.config.user.as_str(), image.config.os.as_str()), (imported.clone(), "5", "linux"));
+            assert_eq!(image.layers, [Digest::of(&bytes)]);
+            let again = ContainerId::random();
+            fixture.prepare(&again, Some(&imported)).unwrap();
+            let root = fixture.mount(&again).unwrap();
+            assert_eq!(std::fs::read_to_string(through(&root).join("hard")).unwrap(), "22");
+        }
     }
 }
 
 #[test]
 fn a_tree_nested_without_end_can_be_removed() {
-    let fixture = Fixture::new();
-    let id = ContainerId::random();
-    fixture.prepare(&id, None).unwrap();
-    {
-        let mut at = fixture.mount(&id).unwrap();
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
-            at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    for driver in drivers() {
+        let fixture = Fixture::with(driver, Limits::default());
+        let id = ContainerId::random();
+        fixture.prepare(&id, None).unwrap();
+        {
+            let mut at = fixture.mount(&id).unwrap();
+            for _ in 0..3000 {
+                rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+                at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+            }
         }
+        assert!(fixture.changes(&id, None).is_err());
+        fixture.sizes(&id).unwrap();
+        fixture.remove_snapshot(&id).unwrap();
+        fixture.sweep().unwrap();
+        assert_eq!(fixture.files().iter().filter(|p| p.starts_with("trash") || p.starts_with("containers")).count(), 0);
     }
-    assert!(fixture.changes(&id, None).is_err());
-    fixture.sizes(&id).unwrap();
-    fixture.remove_snapshot(&id).unwrap();
-    fixture.sweep().unwrap();
-    assert_eq!(fixture.files().iter().filter(|p| p.starts_with("trash") || p.starts_with("containers")).count(), 0);
 }
 
 #[test]

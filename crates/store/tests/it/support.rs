@@ -6,13 +6,63 @@ use naru_store::{Driver, Limits, LoadOptions, Store, StoreConfig};
 use naru_types::Digest;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
 
 pub struct Fixture {
     pub store: Option<Arc<Store>>,
     pub config: StoreConfig,
+    _btrfs: Option<Btrfs>,
     _directory: tempfile::TempDir,
+}
+
+/// A file system of btrfs in a file; unmounted when dropped, and with its mount goes its loop device.
+pub struct Btrfs(pub PathBuf);
+
+impl Btrfs {
+    /// Makes one in `directory`; the error tells why this machine cannot.
+    pub fn new(directory: &Path) -> Result<Btrfs, String> {
+        let (image, mount) = (directory.join("btrfs.img"), directory.join("btrfs"));
+        std::fs::File::create(&image).unwrap().set_len(512 << 20).unwrap();
+        std::fs::create_dir(&mount).unwrap();
+        run(Command::new("mkfs.btrfs").arg("-q").arg(&image))?;
+        run(Command::new("mount").args(["-t", "btrfs", "-o", "loop"]).arg(&image).arg(&mount))?;
+        Ok(Btrfs(mount))
+    }
+}
+
+impl Drop for Btrfs {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).ok();
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{}: {}", command.get_program().display(), said.trim())) }
+}
+
+/// The drivers that this machine can be tested with: btrfs needs mkfs.btrfs and a loop device.
+#[allow(clippy::print_stderr, reason = "what is not tested must be seen")]
+pub fn drivers() -> Vec<Driver> {
+    static BTRFS: OnceLock<Result<(), String>> = OnceLock::new();
+    let btrfs = BTRFS.get_or_init(|| {
+        let directory = tempfile::tempdir().unwrap();
+        Btrfs::new(directory.path()).map(drop)
+    });
+    let mut drivers = vec![Driver::Overlay, Driver::Vfs];
+    match btrfs {
+        Ok(()) => drivers.push(Driver::Btrfs),
+        Err(reason) => eprintln!("SKIPPED on btrfs, which this machine cannot make: {reason}"),
+    }
+    drivers
+}
+
+/// True when btrfs can be tested; says on stderr why not.
+pub fn has_btrfs() -> bool {
+    drivers().contains(&Driver::Btrfs)
 }
 
 impl std::ops::Deref for Fixture {
@@ -30,9 +80,11 @@ impl Fixture {
     pub fn with(driver: Driver, limits: Limits) -> Self {
         // The reserve would make tests depend on the host's disk.
         let directory = tempfile::tempdir().unwrap();
-        let config = StoreConfig { root: directory.path().join("root"), driver, limits: Limits { reserve: 0, ..limits } };
+        let btrfs = (driver == Driver::Btrfs).then(|| Btrfs::new(directory.path()).unwrap());
+        let root = btrfs.as_ref().map_or(directory.path(), |btrfs| &btrfs.0).join("root");
+        let config = StoreConfig { root, driver, limits: Limits { reserve: 0, ..limits } };
         let store = Some(Arc::new(Store::open(&config).unwrap()));
-        Fixture { store, config, _directory: directory }
+        Fixture { store, config, _btrfs: btrfs, _directory: directory }
     }
 
     pub fn reopen(&mut self) {
