@@ -58,7 +58,7 @@ pub struct Flags {
     /// Where containers' cgroups are made
     #[arg(long, value_name = "PATH")]
     pub cgroup_parent: Option<String>,
-    /// overlay2 or vfs
+    /// overlay2, btrfs or vfs; btrfs when the data root is on one, else overlay2
     #[arg(short = 's', long, value_name = "DRIVER")]
     pub storage_driver: Option<String>,
     /// Largest layer of an image, unpacked, e.g. 20g; larger ones are refused

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DEFAULT_CONFIG: &str = "/etc/naru/daemon.json";
@@ -173,11 +173,6 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
     if !matches!(level.as_str(), "trace" | "debug" | "info" | "warn" | "error" | "fatal" | "panic") {
         return Err(flag_error(format!("invalid logging level: {level}; use debug, info, warn, error or fatal")));
     }
-    let driver = match flags.storage_driver.as_deref() {
-        None | Some("overlay2" | "overlay") => Driver::Overlay,
-        Some("vfs") => Driver::Vfs,
-        Some(other) => return Err(flag_error(format!("storage driver {other:?} is not built in; use overlay2 or vfs"))),
-    };
     let mut runtimes = BTreeMap::new();
     for text in &flags.add_runtime {
         let (name, rest) = pair("--add-runtime", text)?;
@@ -214,6 +209,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         flags.hosts.iter().map(|text| parse_address(text)).collect::<Result<_, _>>()?
     };
     let data_root = absolute("data-root", flags.data_root.unwrap_or_else(|| "/var/lib/naru".into()))?;
+    let driver = driver(flags.storage_driver.as_deref(), &data_root)?;
     let network = network::network(flags.network, &data_root)?;
     let registry = registry::registry(flags.registry)?;
     Ok(Config {
@@ -241,6 +237,17 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
 /// The spawner and the monitors have another working directory than the daemon was started in.
 fn absolute(flag: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     std::path::absolute(&path).map_err(|error| flag_error(format!("invalid --{flag} {}: {error}", path.display())))
+}
+
+/// The driver asked for; else btrfs on btrfs, and overlay2.
+fn driver(name: Option<&str>, data_root: &Path) -> Result<Driver, ConfigError> {
+    match name {
+        None => Ok(Driver::for_root(data_root)),
+        Some("overlay2" | "overlay") => Ok(Driver::Overlay),
+        Some("vfs") => Ok(Driver::Vfs),
+        Some("btrfs") => Ok(Driver::Btrfs),
+        Some(other) => Err(flag_error(format!("storage driver {other:?} is not built in; use overlay2, btrfs or vfs"))),
+    }
 }
 
 /// The largest layer; everything else stays as it is.
@@ -296,7 +303,6 @@ pub fn host_id(config: &Config) -> String {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::path::Path;
 
     fn parse(args: &[&str]) -> Result<Config, ConfigError> {
         let mut all: Vec<OsString> = vec!["--config-file".into(), "/dev/null".into()];
