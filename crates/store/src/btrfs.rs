@@ -129,6 +129,16 @@ impl Store {
         trees.find(|(tree, _)| tree.exists())
     }
 
+    /// Discards the trees made of a layer that was not what it should be; what containers have of it stays with them.
+    pub(crate) fn discard_trees(&self, layer: &Digest) -> Result<()> {
+        let _one_at_a_time = self.building.lock().expect("making a tree does not panic");
+        let index = self.index.read().expect("the index is not poisoned");
+        let made_of_it = index.images.iter().filter(|(_, stored)| stored.config.rootfs.diff_ids.contains(layer));
+        let trees: Vec<PathBuf> = made_of_it.map(|(id, _)| self.tree_path(Some(id))).collect();
+        drop(index);
+        trees.iter().try_for_each(|tree| self.discard(tree))
+    }
+
     pub(crate) fn tree_path(&self, image: Option<&Digest>) -> PathBuf {
         let init = self.init_path(image);
         let mut name = init.file_name().expect("an init layer has a name").to_owned();

@@ -182,6 +182,7 @@ impl Store {
             self.discard(&path)?;
             std::fs::rename(unpacked, &path).at("put in place", path.display())?;
         }
+        self.discard_trees(&layer.diff_id)?;
         self.layer_blocks.lock().expect("counting does not panic").remove(&layer.diff_id);
         let recipe = unpacked.with_extension("parts");
         if outcome.compression == Compression::None && recipe.exists() && !self.packed_path(&layer.digest).exists() {

@@ -238,8 +238,10 @@ impl Store {
     pub(crate) fn lower(&self, id: &ContainerId) -> Result<Vec<PathBuf>> {
         let index = self.index.read().expect("the index is not poisoned");
         let image = index.containers.get(id).ok_or_else(|| Error::NoSuchSnapshot { id: id.to_string() })?;
-        if self.driver == Driver::Btrfs {
-            return Ok(vec![self.tree_path(image.as_ref())]);
+        let tree = self.tree_path(image.as_ref());
+        // Without it the layers show the same.
+        if self.driver == Driver::Btrfs && tree.exists() {
+            return Ok(vec![tree]);
         }
         let mut layers: Vec<PathBuf> = match image {
             Some(image) => {

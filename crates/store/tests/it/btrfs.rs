@@ -2,10 +2,10 @@
 
 use crate::support::*;
 use naru_store::tar::{Entry, Kind};
-use naru_store::{Driver, Error, Limits, RemoveOptions, Store, StoreConfig};
-use naru_types::{ContainerId, Digest};
+use naru_store::{Driver, Error, LayerBlob, Limits, RemoveOptions, Repaired, Store, StoreConfig};
+use naru_types::{ContainerId, Digest, ImageRef};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -165,6 +165,26 @@ fn a_tree_goes_with_its_image() {
     std::os::unix::fs::symlink("/nowhere", &left).unwrap();
     fixture.reopen();
     assert_eq!(std::fs::read_dir(fixture.config.root.join("staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_repaired_layer_shows_in_new_containers() {
+    let Some(fixture) = fixture() else { return };
+    let image = image(&fixture, "one", &[&[dir("d"), file("d/f", "1"), file("g", "1")], &[file(".wh.g", "")]]);
+    let layer = fixture.config.root.join("layers").join(fixture.find("one").unwrap().layers[0].hex());
+    let mode = |id: &ContainerId| through(&fixture.mount(id).unwrap()).join("d/f").metadata().unwrap().mode() & 0o777;
+    std::fs::set_permissions(layer.join("d/f"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let [old, new] = [ContainerId::random(), ContainerId::random()];
+    fixture.prepare(&old, Some(&image)).unwrap();
+    for damage in fixture.check(true).unwrap() {
+        let mut refetch = |_: &LayerBlob, _: &[ImageRef]| panic!("what is wrong is known here");
+        assert_eq!(fixture.repair(&damage, &mut refetch).unwrap(), Repaired::Yes);
+    }
+    let changes: Vec<Vec<u8>> = fixture.changes(&old, None).unwrap().into_iter().map(|change| change.path).collect();
+    assert_eq!(changes, [&b"/d"[..], b"/d/f"], "without a tree the layers show what the image has");
+    fixture.prepare(&new, Some(&image)).unwrap();
+    assert_eq!((mode(&old), mode(&new)), (0o600, 0o644));
+    assert_eq!(fixture.changes(&new, None).unwrap(), []);
 }
 
 #[test]

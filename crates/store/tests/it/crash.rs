@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 const CHILD: &str = "NARU_STORE_CRASH_CHILD";
 const ON_BTRFS: &str = "NARU_STORE_CRASH_ON_BTRFS";
@@ -43,15 +43,7 @@ fn layer(seed: u64) -> Vec<u8> {
 
 fn store_at(root: &Path, driver: Driver) -> Arc<Store> {
     let config = StoreConfig { root: root.to_owned(), driver, limits: Limits { reserve: 0, ..Limits::default() } };
-    // The kernel lets go of a killed process's lock a moment after it has been waited for at the latest.
-    let start = Instant::now();
-    loop {
-        match Store::open(&config) {
-            Ok(store) => return Arc::new(store),
-            Err(error) if start.elapsed() > Duration::from_secs(10) => panic!("{error}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
+    reopen(&config)
 }
 
 fn tell(line: &str) {

@@ -9,12 +9,26 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 pub struct Fixture {
     pub store: Option<Arc<Store>>,
     pub config: StoreConfig,
     _btrfs: Option<Btrfs>,
     _directory: tempfile::TempDir,
+}
+
+/// Opens a store that was open until now. Its lock may live on for a moment: in a process that was killed, or in one that
+/// another test forks and that has not begun its program yet.
+pub fn reopen(config: &StoreConfig) -> Arc<Store> {
+    let start = Instant::now();
+    loop {
+        match Store::open(config) {
+            Ok(store) => return Arc::new(store),
+            Err(error) if start.elapsed() > Duration::from_secs(10) => panic!("{error}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 /// A file system of btrfs in a file; unmounted when dropped, and with its mount goes its loop device.
@@ -89,7 +103,7 @@ impl Fixture {
 
     pub fn reopen(&mut self) {
         self.store = None;
-        self.store = Some(Arc::new(Store::open(&self.config).unwrap()));
+        self.store = Some(reopen(&self.config));
     }
 
     /// Names of everything under the store's directories, for comparing before and after.
