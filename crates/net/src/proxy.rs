@@ -280,4 +280,26 @@ mod tests {
             assert_eq!(&buffer[..length], [2, 1, n]);
         }
     }
+
+    #[tokio::test]
+    async fn udp_answers_come_from_the_address_that_was_asked() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for (any, asked) in [("0.0.0.0:0", ["127.0.0.5", "127.0.0.6"]), ("[::]:0", ["::1", "::1"])] {
+            let held = std::net::UdpSocket::bind(any).unwrap();
+            held.set_nonblocking(true).unwrap();
+            let port = held.local_addr().unwrap().port();
+            let _proxy = start(Protocol::Udp, held.into(), server.local_addr().unwrap()).unwrap();
+            // One client that asks both: each answer from where the question went.
+            let client = UdpSocket::bind(any).await.unwrap();
+            for address in asked {
+                let question = SocketAddr::new(address.parse().unwrap(), port);
+                client.send_to(b"?", question).await.unwrap();
+                let mut buffer = [0; 10];
+                let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+                server.send_to(&buffer[..length], from).await.unwrap();
+                let (_, from) = tokio::time::timeout(Duration::from_secs(5), client.recv_from(&mut buffer)).await.unwrap().unwrap();
+                assert_eq!(from, question);
+            }
+        }
+    }
 }

@@ -61,7 +61,15 @@ impl ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
-        ApiError { kind: error.kind(), message: naru_engine::chain(&error) }
+        let message = match &error {
+            // Clients know the text with the tag that was meant.
+            EngineError::Store(naru_store::Error::NoSuchImage { query }) => match naru_types::ImageRef::parse(query) {
+                Ok(name) if naru_types::ImageRef::is_bare(query) => format!("No such image: {}", name.tagged().familiar()),
+                _ => format!("No such image: {query}"),
+            },
+            other => naru_engine::chain(other),
+        };
+        ApiError { kind: error.kind(), message }
     }
 }
 

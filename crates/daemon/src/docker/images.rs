@@ -44,9 +44,9 @@ pub async fn list(call: &Call) -> Result<Response> {
                 && bounds.1.is_none_or(|since| created(image) > since)
                 && until.is_none_or(|until| created(image) < until)
                 && filters.matches_labels("label", &image.config.config.labels)
-                && (!filters.contains("reference") || filters.values("reference").any(|pattern| references(image, pattern)))
         })
-        .map(|image| row(call, image))
+        .filter_map(|image| named(image, &filters))
+        .map(|image| row(call, &image))
         .collect::<Result<_>>()?;
     Ok(body::ok(&rows))
 }
@@ -66,12 +66,23 @@ fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
     Ok(row)
 }
 
+/// The image with those of its names that the `reference` filter takes; without any it is not listed.
+fn named(image: &Image, filters: &Filters) -> Option<Image> {
+    let mut image = image.clone();
+    if filters.contains("reference") {
+        let takes = |name: &ImageRef| filters.values("reference").any(|pattern| references(name, pattern));
+        image.tags.retain(takes);
+        image.digests.retain(takes);
+        if image.tags.is_empty() && image.digests.is_empty() {
+            return None;
+        }
+    }
+    Some(image)
+}
+
 /// `*` and `?` within path components; the tag may be left out of the pattern.
-fn references(image: &Image, pattern: &str) -> bool {
-    image.tags.iter().any(|tag| {
-        let (full, name) = (tag.familiar(), tag.familiar_name());
-        glob(pattern, &full) || glob(pattern, &name)
-    })
+fn references(name: &ImageRef, pattern: &str) -> bool {
+    glob(pattern, &name.familiar()) || glob(pattern, &name.familiar_name())
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
@@ -106,6 +117,7 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
         id: image.id.to_string(),
         repo_tags: repo_tags(&image),
         repo_digests: repo_digests(&image),
+        parent: image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         comment: config.comment.clone(),
         created: config.created.clone().unwrap_or_default(),
         docker_version: config.docker_version.clone(),
@@ -141,7 +153,14 @@ fn platforms(query: &Query) -> Result<Vec<naru_types::Platform>> {
 pub async fn history(call: &Call, name: &str) -> Result<Response> {
     let image = wanted(call, name)?;
     let id = image.id.clone();
-    let steps = call.app.engine.with_store(move |store| store.history(&id)).await?;
+    let mut steps = call.app.engine.with_store(move |store| store.history(&id)).await?;
+    // The steps below the newest are those of the images it was committed from.
+    let mut below = image.parent.clone();
+    for step in steps.iter_mut().skip(1) {
+        let Some(parent) = below.take().and_then(|id| call.app.engine.image(&id.to_string()).ok()) else { break };
+        (step.id, step.tags) = (Some(parent.id), parent.tags);
+        below = parent.parent;
+    }
     let items: Vec<models::HistoryItem> = steps
         .iter()
         .map(|step| models::HistoryItem {
@@ -357,8 +376,22 @@ pub async fn save_many(call: &Call) -> Result<Response> {
     write_archive(call, names).await
 }
 
+/// A repository without a tag means all its tags, as in Docker; an id and everything else means itself.
+fn every_tag(call: &Call, name: String) -> Vec<String> {
+    let Ok(wanted) = ImageRef::parse(&name) else { return vec![name] };
+    if !ImageRef::is_bare(&name) {
+        return vec![name];
+    }
+    let images = call.app.engine.images();
+    let tags = images.iter().flat_map(|image| &image.tags).filter(|tag| tag.familiar_name() == wanted.familiar_name());
+    let mut names: Vec<String> = tags.map(ImageRef::familiar).collect();
+    names.sort();
+    if names.is_empty() { vec![name] } else { names }
+}
+
 async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
     let options = SaveOptions { platforms: platforms(&call.query)? };
+    let names: Vec<String> = names.into_iter().flat_map(|name| every_tag(call, name)).collect();
     for name in &names {
         call.app.engine.image(name)?;
         for platform in &options.platforms {

@@ -26,11 +26,12 @@ pub async fn container(call: &Call, id: &str) -> Result<Response> {
 
 fn inspect(app: &App, view: &View) -> models::ContainerInspect {
     let spec = &view.spec;
-    let Front { mut config, host } = serde_json::from_value(spec.front.clone()).unwrap_or_default();
+    let Front { mut config, mut host } = serde_json::from_value(spec.front.clone()).unwrap_or_default();
     config.volumes = config.volumes.filter(|volumes| !volumes.is_empty());
     if config.hostname.is_empty() {
         config.hostname = view.id.short().to_owned();
     }
+    host.links = links(app, view);
     let run = app.engine.run_directory(&view.id);
     let file = |name: &str| run.join(name).to_string_lossy().into_owned();
     let execs = app.engine.execs_of(&view.id);
@@ -61,6 +62,17 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
         network_settings: networks::settings(app, view),
         ..models::ContainerInspect::default()
     }
+}
+
+/// The links of the default bridge, as `/container:/own/alias`; elsewhere they are the endpoint's.
+fn links(app: &App, view: &View) -> Option<Vec<String>> {
+    let one = |link: &String| {
+        let (container, alias) = link.split_once(':').unwrap_or((link, link));
+        let container = container.trim_start_matches('/');
+        let name = app.engine.find(container).map_or_else(|_| container.to_owned(), |found| found.view().name.clone());
+        format!("/{name}:/{}/{}", view.name, alias.trim_start_matches('/'))
+    };
+    Some(view.spec.network.links.iter().map(one).collect::<Vec<_>>()).filter(|links| !links.is_empty())
 }
 
 /// What the container is doing.

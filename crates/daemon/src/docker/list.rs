@@ -70,6 +70,8 @@ struct Selection {
     exited: Vec<i32>,
     /// What the filter says, and the network's name.
     networks: Vec<(String, String)>,
+    published: Vec<PortRange>,
+    exposed: Vec<PortRange>,
 }
 
 impl Selection {
@@ -103,11 +105,26 @@ impl Selection {
             .values("network")
             .map(|wanted| (wanted.to_owned(), known.find(wanted).map_or_else(|_| wanted.to_owned(), |entry| entry.record.name.clone())))
             .collect();
-        Ok(Selection { filters, before, since, ancestors, exited, networks })
+        let ports = |key: &str| filters.values(key).map(|wanted| port_range(key, wanted)).collect::<Result<Vec<_>>>();
+        let (published, exposed) = (ports("publish")?, ports("expose")?);
+        Ok(Selection { filters, before, since, ancestors, exited, networks, published, exposed })
     }
 
     fn wants_stopped(&self) -> bool {
         self.filters.contains("status") || self.filters.contains("exited")
+    }
+
+    /// `publish` is about ports of the host, `expose` about those of the container; one that fits is enough.
+    fn takes_ports(&self, view: &View) -> bool {
+        if self.published.is_empty() && self.exposed.is_empty() {
+            return true;
+        }
+        let within = |ranges: &[PortRange], port: u16, protocol: &str| {
+            port > 0 && ranges.iter().any(|range| (range.first..=range.last).contains(&port) && range.protocol == protocol)
+        };
+        networks::ports(view)
+            .iter()
+            .any(|port| within(&self.published, port.public_port, &port.r#type) || within(&self.exposed, port.private_port, &port.r#type))
     }
 
     fn takes(&self, view: &View) -> Result<bool> {
@@ -118,7 +135,6 @@ impl Selection {
             Phase::Exited(exit) => Some(exit.code),
             _ => None,
         };
-        let port = |wanted: &str, published: bool| port_matches(view, wanted, published);
         Ok(any("id", &|id| view.id.as_str().starts_with(id))
             && any("name", &|pattern| name_matches(&view.name, pattern))
             && any("status", &|status| status == view.state.status())
@@ -133,8 +149,7 @@ impl Selection {
             && any("network", &|wanted| {
                 self.networks.iter().any(|(key, name)| key == wanted && networks::names(view).contains(&name.as_str()))
             })
-            && any("publish", &|wanted| port(wanted, true))
-            && any("expose", &|wanted| port(wanted, false))
+            && self.takes_ports(view)
             && any("is-task", &|wanted| !naru_api::query::boolean(wanted)))
     }
 }
@@ -159,24 +174,36 @@ fn volume_matches(view: &View, wanted: &str) -> bool {
     })
 }
 
-/// `80`, `80/tcp`, `8000-8080/udp` against published or exposed container ports.
-fn port_matches(view: &View, wanted: &str, published: bool) -> bool {
+/// A value of the filters `publish` and `expose`.
+struct PortRange {
+    first: u16,
+    last: u16,
+    protocol: String,
+}
+
+/// `80`, `80/tcp`, `8000-8080/udp`.
+fn port_range(key: &str, wanted: &str) -> Result<PortRange> {
     let (range, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
     let (first, last) = range.split_once('-').unwrap_or((range, range));
-    let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else { return false };
-    let network = &view.spec.network;
-    let fits = |port: u16, own: naru_engine::spec::Protocol| (first..=last).contains(&port) && own.as_str() == protocol;
-    if published {
-        network.ports.iter().any(|port| fits(port.container_port, port.protocol))
-    } else {
-        network.exposed.iter().any(|(port, own)| fits(*port, *own))
-    }
+    let number = |text: &str| {
+        text.parse::<u16>().map_err(|_| ApiError::invalid(format!("error while looking up for {key} {wanted}: {text:?} is no port number")))
+    };
+    Ok(PortRange { first: number(first)?, last: number(last)?, protocol: protocol.to_owned() })
 }
 
 /// Program and arguments as Docker joins them.
 fn command(view: &View) -> String {
     let quote = |arg: &String| if arg.contains(' ') || arg.is_empty() { format!("'{arg}'") } else { arg.clone() };
     view.spec.process.args.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// The image as it was named, while that name means it; then its id.
+fn image_name(app: &App, view: &View) -> String {
+    let spec = &view.spec;
+    match &spec.image {
+        Some(id) if app.engine.image(&spec.image_name).map_or(true, |image| image.id != *id) => id.to_string(),
+        _ => spec.image_name.clone(),
+    }
 }
 
 /// A row of the list.
@@ -186,7 +213,7 @@ pub fn summary(app: &App, view: &Arc<View>) -> models::ContainerSummary {
     models::ContainerSummary {
         id: view.id.to_string(),
         names: vec![format!("/{}", view.name)],
-        image: spec.image_name.clone(),
+        image: image_name(app, view),
         image_id: spec.image.as_ref().map(ToString::to_string).unwrap_or_default(),
         command: command(view),
         created: view.created.as_second(),

@@ -258,6 +258,8 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
             ));
         }
         ["plugins"] if get => body::ok::<[(); 0]>(&[]),
+        // There are none: clients that look for an object of any kind go on.
+        ["plugins", name, "json"] if get => return Err(ApiError::new(ErrorKind::NotFound, format!("plugin {name:?} not found"))),
         ["plugins", ..] => return Err(ApiError::unsupported("managed plugins are not built into this version")),
         ["containers", id, "attach", "ws"] if get => {
             call.app.engine.find(id)?;

@@ -12,6 +12,7 @@ use naru_engine::container::View;
 use naru_engine::events::ObjectKind;
 use naru_engine::network::endpoint::Address;
 use naru_engine::network::{Endpoint, Entry, Network, NetworkRequest, Place, SubnetRequest, predefined_id};
+use naru_engine::phase::Phase;
 use naru_engine::spec::{Attachment, NetworkMode};
 use naru_net::IpNet;
 use naru_types::Digest;
@@ -40,7 +41,7 @@ fn mac_text(mac: &[u8; 6]) -> String {
 }
 
 /// The wishes of an attachment, and what came of them while the container runs.
-fn endpoint_settings(attachment: &Attachment, id: String, endpoint: Option<&Endpoint>) -> models::EndpointSettings {
+fn endpoint_settings(view: &View, attachment: &Attachment, id: String, endpoint: Option<&Endpoint>) -> models::EndpointSettings {
     let list = |items: &[String]| (!items.is_empty()).then(|| items.to_vec());
     let wished =
         |ipv4: bool| attachment.addresses.iter().find(|address| address.is_ipv4() == ipv4).map(ToString::to_string).unwrap_or_default();
@@ -58,7 +59,19 @@ fn endpoint_settings(attachment: &Attachment, id: String, endpoint: Option<&Endp
         network_id: id,
         ..models::EndpointSettings::default()
     };
-    let Some(endpoint) = endpoint else { return settings };
+    let Some(endpoint) = endpoint else {
+        // A container that never ran knows its network by name only; one that has stopped keeps its names there.
+        if matches!(view.state.phase, Phase::Created) {
+            settings.network_id.clear();
+        } else {
+            settings.mac_address.clear();
+            if settings.network_id != predefined_id("bridge") && !matches!(view.spec.network.mode, NetworkMode::Host | NetworkMode::None) {
+                let names = std::iter::once(&view.name).chain(&attachment.aliases).cloned();
+                settings.dns_names = Some(names.chain([view.id.short().to_owned()]).collect());
+            }
+        }
+        return settings;
+    };
     let text = |address: Option<IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
     settings.endpoint_id.clone_from(&endpoint.id);
     settings.mac_address = endpoint.mac_text();
@@ -86,7 +99,7 @@ pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
     match view.spec.network.mode {
         NetworkMode::Host | NetworkMode::None => {
             let name = if view.spec.network.mode == NetworkMode::Host { "host" } else { "none" };
-            list.insert(name.to_owned(), endpoint_settings(&Attachment::default(), predefined_id(name), None));
+            list.insert(name.to_owned(), endpoint_settings(view, &Attachment::default(), predefined_id(name), None));
         }
         NetworkMode::Container(_) => return models::NetworkSettings::default(),
         NetworkMode::Bridge | NetworkMode::Network(_) => {
@@ -95,7 +108,7 @@ pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
                 let id = entry.as_ref().map(|entry| entry.record.id.clone()).unwrap_or_default();
                 let endpoint = place.and_then(|place| place.endpoints.iter().find(|endpoint| endpoint.network == id));
                 let name = entry.map_or_else(|| attachment.network.clone(), |entry| entry.record.name.clone());
-                list.insert(name, endpoint_settings(attachment, id, endpoint));
+                list.insert(name, endpoint_settings(view, attachment, id, endpoint));
             }
         }
     }
@@ -174,13 +187,15 @@ fn wire(call: &Call, entry: &Entry, detail: bool) -> models::Network {
         id: id.clone(),
         created: time::rfc3339(record.created),
         scope: "local".into(),
-        driver: driver.as_str().into(),
+        // A configuration is no network of its own, whatever it is for.
+        driver: if record.config_only { "null".into() } else { driver.as_str().into() },
         enable_ipv4: record.ipv4,
         enable_ipv6: record.ipv6,
         ipam: models::Ipam {
             driver: "default".into(),
             options: if record.is_predefined() { None } else { Some(record.ipam_options.clone()) },
-            config: Some(record.subnets.iter().map(ipam_config).collect()),
+            config: Some(record.subnets.iter().map(ipam_config).collect::<Vec<_>>())
+                .filter(|list| !list.is_empty() || !record.is_predefined()),
         },
         internal: record.internal,
         attachable: record.attachable,
@@ -245,7 +260,7 @@ pub fn list(call: &Call) -> Result<Response> {
     let takes = |entry: &Entry| {
         let record = &entry.record;
         let any = |key: &str, holds: &dyn Fn(&str) -> bool| !filters.contains(key) || filters.values(key).any(holds);
-        any("name", &|wanted| record.name.contains(wanted))
+        any("name", &|wanted| name_matches(&record.name, wanted))
             && any("driver", &|wanted| wanted == record.driver.as_str())
             && any("id", &|wanted| record.id.starts_with(wanted))
             && any("scope", &|wanted| wanted == "local")
@@ -258,6 +273,11 @@ pub fn list(call: &Call) -> Result<Response> {
     Ok(body::ok(&networks))
 }
 
+/// A regular expression on the name; what is none is compared as text.
+fn name_matches(name: &str, pattern: &str) -> bool {
+    regex_lite::Regex::new(pattern).map_or_else(|_| name.contains(pattern), |regex| regex.is_match(name))
+}
+
 /// A network of the user's that no container is on.
 fn is_dangling(entry: &Entry) -> bool {
     !entry.record.is_predefined() && entry.is_unused()
@@ -268,8 +288,15 @@ pub fn inspect(call: &Call, id: &str) -> Result<Response> {
     if call.query.get("scope").is_some_and(|scope| !matches!(scope, "" | "local")) {
         return Err(naru_engine::EngineError::NoSuchNetwork(id.to_owned()).into());
     }
+    if let Some(text) = call.query.get("verbose").filter(|text| !is_go_boolean(text)) {
+        return Err(ApiError::invalid(format!("invalid value for verbose: {text}: strconv.ParseBool: parsing {text:?}: invalid syntax")));
+    }
     let entry = call.app.engine.networks().find(id)?;
     Ok(body::ok(&wire(call, &entry, true)))
+}
+
+fn is_go_boolean(text: &str) -> bool {
+    matches!(text, "" | "1" | "t" | "T" | "true" | "TRUE" | "True" | "0" | "f" | "F" | "false" | "FALSE" | "False")
 }
 
 /// `POST /networks/create`.
@@ -344,10 +371,21 @@ pub async fn connect(call: Call, id: &str) -> Result<Response> {
     let app = Arc::clone(&call.app);
     let (headers, body) = call.into_body();
     let request: models::NetworkConnectRequest = body::read_json(&headers, body).await?;
+    check_named(&request.container)?;
     let entry = app.engine.networks().find(id)?;
-    let attachment = convert::network::attachment(&entry.record.name, &request.endpoint_config.unwrap_or_default())?;
+    let settings = request.endpoint_config.unwrap_or_default();
+    if entry.record.is_predefined() && settings.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
+        return Err(ApiError::invalid(
+            "invalid endpoint settings:\nnetwork-scoped alias is supported only for containers in user defined networks",
+        ));
+    }
+    let attachment = convert::network::attachment(&entry.record.name, &settings)?;
     app.engine.connect(&entry.record.id, &request.container, attachment).await?;
     Ok(body::empty(StatusCode::OK))
+}
+
+fn check_named(container: &str) -> Result<()> {
+    if container.is_empty() { Err(ApiError::invalid("invalid name or ID supplied: \"\"")) } else { Ok(()) }
 }
 
 /// `POST /networks/{id}/disconnect`.
@@ -355,8 +393,31 @@ pub async fn disconnect(call: Call, id: &str) -> Result<Response> {
     let app = Arc::clone(&call.app);
     let (headers, body) = call.into_body();
     let request: models::NetworkDisconnectRequest = body::read_json(&headers, body).await?;
+    check_named(&request.container)?;
+    // Force is for a place whose container has gone; where there is none, there is nothing to end.
+    if request.force {
+        check_connected(&app, id, &request.container)?;
+    }
     app.engine.disconnect(id, &request.container, request.force).await?;
     Ok(body::empty(StatusCode::OK))
+}
+
+fn check_connected(app: &Arc<App>, id: &str, container: &str) -> Result<()> {
+    let entry = app.engine.networks().find(id)?;
+    let member =
+        |member: &naru_engine::network::Member| member.container_name == container || member.container.as_str().starts_with(container);
+    if entry.members().iter().any(member) {
+        return Ok(());
+    }
+    let Ok(found) = app.engine.find(container) else {
+        return Err(ApiError::new(naru_types::ErrorKind::NotFound, format!("endpoint {container} not found")));
+    };
+    let view = found.view();
+    if view.spec.network.attachments.iter().any(|attachment| attachment.network == entry.record.name) || entry.record.is_predefined() {
+        return Ok(());
+    }
+    let text = format!("container {} is not connected to network {}", view.id, entry.record.name);
+    Err(ApiError::new(naru_types::ErrorKind::Forbidden, text))
 }
 
 /// `POST /networks/prune`: those of the user's that no running container is on.

@@ -9,11 +9,12 @@ use base64::Engine as _;
 use http::{HeaderMap, HeaderName};
 use naru_api::filters::Filters;
 use naru_api::models;
-use naru_registry::{Credentials, Line, PullEvent, PullOptions, Pulled, PushEvent, PushOptions, SearchFilters};
-use naru_types::{ImageRef, Platform};
+use naru_registry::{Credentials, Line, PullEvent, PullOptions, PushEvent, PushOptions, SearchFilters};
+use naru_types::ImageRef;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::mpsc;
 
 /// Lines that wait for a slow client before progress is left out.
@@ -94,7 +95,6 @@ struct Lines(mpsc::UnboundedSender<models::ProgressMessage>, Arc<std::sync::atom
 
 impl Lines {
     fn send(&self, line: models::ProgressMessage) {
-        use std::sync::atomic::Ordering::Relaxed;
         let moving = line.progress_detail.as_ref().is_some_and(|detail| detail.total > 0);
         if moving && self.1.load(Relaxed) > PATIENCE {
             return;
@@ -191,29 +191,33 @@ pub async fn pull(call: Call) -> Result<Response> {
         "" => None,
         text => Some(platform(text)?),
     };
-    let options = PullOptions { platform: platform.clone(), credentials: credentials(call.request.headers()) };
-    let (engine, app) = (call.app.engine.clone(), Arc::clone(&call.app));
+    let options = PullOptions { platform, credentials: credentials(call.request.headers()) };
+    let engine = call.app.engine.clone();
     transfer(
         move |lines| async move {
-            let tell = move |event: PullEvent| lines.send(wire_line(event.line()));
-            engine.pull(&reference, all_tags, options, tell).await
+            let repository = reference.familiar_name();
+            let digest = reference.digest.as_ref().map(|_| reference.familiar());
+            let news = Arc::new(AtomicBool::new(false));
+            let (told, out) = (Arc::clone(&news), lines.clone());
+            let tell = move |event: PullEvent| match event {
+                // Docker says once what became of a repository.
+                PullEvent::Done { up_to_date, .. } if all_tags => drop(told.fetch_or(!up_to_date, Relaxed)),
+                PullEvent::Pulling { reference, repository } => {
+                    let event = PullEvent::Pulling { reference: digest.clone().unwrap_or(reference), repository };
+                    out.send(models::ProgressMessage { progress_detail: None, ..wire_line(event.line()) });
+                }
+                event => out.send(wire_line(event.line())),
+            };
+            let pulled = engine.pull(&reference, all_tags, options, tell).await?;
+            if all_tags {
+                let done = PullEvent::Done { reference: repository, up_to_date: !news.load(Relaxed) };
+                lines.send(wire_line(done.line()));
+            }
+            Ok(pulled)
         },
-        move |pulled| pulled.iter().filter_map(|one| other_platform(&app, one, platform.as_ref()?)).collect(),
+        |_| vec![],
     )
     .await
-}
-
-/// An image for one platform comes whatever platform was asked for; the user is told (as in Docker).
-fn other_platform(app: &App, pulled: &Pulled, wanted: &Platform) -> Option<models::ProgressMessage> {
-    let found = app.engine.image(&pulled.id.to_string()).ok()?.config.platform();
-    let same = found.os == wanted.os
-        && found.architecture == wanted.architecture
-        && (wanted.variant.is_none() || found.variant.is_none() || found.variant == wanted.variant);
-    let text = format!(
-        "WARNING: image with reference {} was found but its platform ({found}) does not match the specified platform ({wanted})",
-        pulled.reference.familiar()
-    );
-    (!same).then(|| models::ProgressMessage { status: text, ..models::ProgressMessage::default() })
 }
 
 /// `POST /images/{name}/push`.
@@ -227,9 +231,17 @@ pub async fn push(call: &Call, name: &str) -> Result<Response> {
     };
     let options = PushOptions { platform, credentials: credentials(call.request.headers()) };
     let engine = call.app.engine.clone();
+    if let Some(refused) = nothing_to_push(call, &reference, all_tags) {
+        return Ok(refused);
+    }
+    let begun = AtomicBool::new(false);
     transfer(
         move |lines| async move {
             let tell = move |event: PushEvent| {
+                // One line for a repository, however many tags go there.
+                if matches!(event, PushEvent::Pushing { .. }) && begun.swap(true, Relaxed) {
+                    return;
+                }
                 let aux = match &event {
                     PushEvent::Done { tag, digest, size } => {
                         Some(serde_json::json!({ "Tag": tag, "Digest": digest.to_string(), "Size": size }))
@@ -247,6 +259,28 @@ pub async fn push(call: &Call, name: &str) -> Result<Response> {
         |()| vec![],
     )
     .await
+}
+
+/// Docker begins before it looks: that there is no such image is said in the stream.
+fn nothing_to_push(call: &Call, reference: &ImageRef, all_tags: bool) -> Option<Response> {
+    let name = reference.familiar_name();
+    let images = call.app.engine.images();
+    let tags: Vec<&ImageRef> = images.iter().flat_map(|image| &image.tags).filter(|tag| tag.familiar_name() == name).collect();
+    let wanted = reference.tagged();
+    let text = if tags.is_empty() {
+        format!("An image does not exist locally with the tag: {name}")
+    } else if reference.digest.is_none() && !all_tags && !tags.iter().any(|tag| tag.familiar() == wanted.familiar()) {
+        format!("tag does not exist: {}", wanted.familiar())
+    } else {
+        return None;
+    };
+    let repository = format!("{}/{}", reference.domain, reference.path);
+    let begin = PushEvent::Pushing { repository }.line();
+    let mut bytes = message(&wire_line(begin)).to_vec();
+    bytes.extend_from_slice(&failure(text));
+    let mut response = body::text(http::StatusCode::OK, bytes);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Some(response)
 }
 
 /// `POST /auth`.

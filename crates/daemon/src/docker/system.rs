@@ -61,6 +61,22 @@ pub fn version(_call: &Call) -> Response {
     })
 }
 
+/// What the data root lies on, by the names that Docker has for them.
+fn backing_filesystem(path: &std::path::Path) -> String {
+    let magic = rustix::fs::statfs(path).map_or(0, |stat| u64::try_from(stat.f_type).unwrap_or(0));
+    let name = match magic {
+        0xef53 => "extfs",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x2fc1_2fc1 => "zfs",
+        0x0102_1994 => "tmpfs",
+        0xf2f5_2010 => "f2fs",
+        0x794c_7630 => "overlayfs",
+        _ => "<unknown>",
+    };
+    name.to_owned()
+}
+
 /// `PRETTY_NAME` of os-release(5).
 fn operating_system() -> String {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -103,7 +119,7 @@ pub async fn info(call: &Call) -> Result<Response> {
         containers_stopped: count(&|phase| !matches!(phase, Phase::Running { .. })),
         images: i64::try_from(images.len()).unwrap_or(i64::MAX),
         driver: app.engine.store().driver().name().into(),
-        driver_status: vec![],
+        driver_status: vec![["Backing Filesystem".into(), backing_filesystem(&config.data_root)]],
         plugins: models::PluginsInfo {
             volume: names(&["local"]),
             network: names(&["bridge", "host", "ipvlan", "macvlan", "null"]),
@@ -202,7 +218,8 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
     let mut usage = models::DiskUsage::default();
     if wants("image") {
         let total = app.engine.with_store(|store| store.disk_usage()).await?;
-        usage.layers_size = i64::try_from(total.layers).unwrap_or(i64::MAX);
+        // What images take on the disk, as `du` counts it.
+        usage.layers_size = i64::try_from(total.on_disk.layers + total.on_disk.blobs).unwrap_or(i64::MAX);
         let mut rows = Vec::new();
         for image in app.engine.images() {
             let users = i64::try_from(app.engine.image_users(&image.id).len()).unwrap_or(i64::MAX);

@@ -38,9 +38,11 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     let (mut config, mut host, networking) = request.into_parts();
     let mut warnings = Vec::new();
     refuse_unbuilt(&host)?;
+    settle_network_mode(app, &config, &mut host)?;
     merge_image(&mut config, &image);
     fill_defaults(app, &mut host);
     let network = network::spec(app.engine.networks(), &config, &host, &networking)?;
+    warnings.extend(network::warnings(&network.mode, &config, &host, &networking));
     let process = process(&config, &host)?;
     let ipc = host::ipc(&host.ipc_mode)?;
     let uts = host::namespace(&host.uts_mode, "UTS", false)?;
@@ -92,6 +94,20 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     app.config.engine().runtime(&host.runtime)?;
     let front = serde_json::to_value(Front { config, host }).map_err(|error| bad(error.to_string()))?;
     Ok(Checked { spec: ContainerSpec { sysctls, front, ..spec }, warnings })
+}
+
+/// Another container's network is that of its id, whatever it is called later; what the user exposes cannot be there.
+fn settle_network_mode(app: &App, config: &ContainerConfig, host: &mut HostConfig) -> Result<()> {
+    let Some(reference) = host.network_mode.strip_prefix("container:") else { return Ok(()) };
+    if config.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty())
+        && host.port_bindings.as_ref().is_none_or(|ports| ports.is_empty())
+    {
+        return Err(bad("conflicting options: port exposing and the container type network mode"));
+    }
+    if let Ok(found) = app.engine.find(reference) {
+        host.network_mode = format!("container:{}", found.view().id);
+    }
+    Ok(())
 }
 
 /// Options that exist in Docker and are not built: refused, never ignored.

@@ -182,11 +182,22 @@ fn refuse_attachments(mode: &str, config: &ContainerConfig, networking: &Network
         if !wanted.aliases.is_empty() {
             return Err(bad("network-scoped aliases are only supported for user-defined networks"));
         }
-        if wanted.mac.is_some() {
-            return Err(bad("conflicting options: mac-address and the network mode"));
-        }
     }
     Ok(())
+}
+
+/// What is asked for and means nothing in the network mode; Docker takes it too.
+pub fn warnings(mode: &NetworkMode, config: &ContainerConfig, host: &HostConfig, networking: &NetworkingConfig) -> Vec<String> {
+    let mut list = Vec::new();
+    if *mode == NetworkMode::Host && host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty()) {
+        list.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    let own_interface = matches!(mode, NetworkMode::Bridge | NetworkMode::Network(_));
+    let endpoints = networking.endpoints_config.iter().flatten().filter_map(|(_, settings)| settings.as_ref());
+    if !own_interface && (!config.mac_address.is_empty() || endpoints.into_iter().any(|settings| !settings.mac_address.is_empty())) {
+        list.push("The MAC address is discarded: in this network mode the container has no interface of its own".to_owned());
+    }
+    list
 }
 
 /// Six bytes, not a multicast address.

@@ -76,7 +76,9 @@ pub fn until_filter(filters: &Filters) -> Result<Option<Timestamp>> {
     let mut values = filters.values("until");
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
-        (Some(text), None) => filter_time(text).map(Some).ok_or_else(|| ApiError::invalid(format!("invalid filter 'until={text}'"))),
+        (Some(text), None) => {
+            filter_time(text).map(Some).ok_or_else(|| ApiError::invalid(format!("failed to parse value as time or duration: {text:?}")))
+        }
         (Some(_), Some(_)) => Err(ApiError::invalid("more than one until filter specified")),
     }
 }
