@@ -201,7 +201,13 @@ fn run_group(cx: Cx, group: &Group, rest: &[String]) -> Result<i32> {
                 output_usage_error(program, &what, &format!("{program} {}", group.name), group.name);
                 return Ok(USAGE);
             }
-            crate::output::write(group_help(cx, group).as_bytes()).map(|()| 0)
+            let help = group_help(cx, group);
+            // Asked for, it is output; without a command, a reminder.
+            if rest.is_empty() {
+                crate::output::error_line(help.trim_end_matches('\n'));
+                return Ok(0);
+            }
+            crate::output::write(help.as_bytes()).map(|()| 0)
         }
         Some(word) => {
             let mut text = format!(

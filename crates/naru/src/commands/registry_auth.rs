@@ -162,11 +162,11 @@ fn credentials(cx: Cx, options: &LoginOptions, key: &str) -> Result<(String, Str
         && options.password.is_none()
         && let Some(known) = find(cx, key).filter(|known| !known.password.is_empty())
     {
-        crate::output::line(&format!("Authenticating with existing credentials... [Username: {}]", known.username))?;
+        crate::output::error_line(&format!("Authenticating with existing credentials... [Username: {}]", known.username));
         return Ok((known.username, known.password));
     }
     if (options.username.is_none() || options.password.is_none()) && !crate::stream::terminal::stdin_is_terminal() {
-        return Err(Failure::message("cannot perform an interactive login from a non TTY device"));
+        return Err(Failure::message("Error: Cannot perform an interactive login from a non TTY device"));
     }
     let username = match &options.username {
         Some(username) => username.clone(),
@@ -214,6 +214,13 @@ fn store(cx: Cx, key: &str, auth: &AuthConfig) -> Result<()> {
             Some(_) => Ok(()),
             None => Err(Failure::message(format!("error storing credentials with {program}"))),
         };
+    }
+    // What is there already is neither written nor warned of again.
+    let same = |known: &AuthConfig| {
+        (&known.username, &known.password, &known.identitytoken) == (&auth.username, &auth.password, &auth.identitytoken)
+    };
+    if cx.config().auths.contains_key(key) && find(cx, key).as_ref().is_some_and(same) {
+        return Ok(());
     }
     let path = cx.config_directory().join("config.json");
     crate::output::error_line(&format!(

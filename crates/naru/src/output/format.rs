@@ -89,7 +89,7 @@ impl Listing<'_> {
             }
         };
         let scope = Scope { data: &row.fields, methods: &methods, missing: Missing::FieldError(self.kind), titles: false };
-        template.execute(&scope).map_err(|error| Failure::message(format!("failed to execute template: {error}")))
+        template.execute(&scope).map_err(|error| Failure::message(format!("template parsing error: {error}")))
     }
 
     /// The titles: the template run over the header names, where functions that change values leave titles alone.
@@ -103,12 +103,12 @@ impl Listing<'_> {
             _ => None,
         };
         let scope = Scope { data: &names, methods: &methods, missing: Missing::NoValue, titles: true };
-        parse(template)?.execute(&scope).map_err(|error| Failure::message(format!("failed to execute template: {error}")))
+        parse(template)?.execute(&scope).map_err(|error| Failure::message(format!("template parsing error: {error}")))
     }
 }
 
 fn parse(text: &str) -> Result<Template> {
-    Template::parse(text).map_err(|error| Failure::message(format!("failed to parse template: {error}")))
+    Template::parse(text).map_err(|error| Failure::message(format!("template parsing error: {error}")))
 }
 
 /// `\t` and `\n` typed in a shell mean the characters.

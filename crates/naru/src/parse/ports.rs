@@ -58,25 +58,25 @@ fn one(spec: &str) -> Parsed<Vec<(String, PortBinding)>> {
     };
     let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
     if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
-        return Err(format!("Invalid ip address: {ip}"));
+        return Err(format!("invalid IP address: {ip}"));
     }
     if container.is_empty() {
-        return Err(format!("No port specified: {spec}<empty>"));
+        return Err(format!("no port specified: {spec}<empty>"));
     }
-    let (first, last) = range(container).ok_or_else(|| format!("Invalid containerPort: {container}"))?;
+    let (first, last) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
     let host_range = match host {
         "" => None,
-        host => Some(range(host).ok_or_else(|| format!("Invalid hostPort: {host}"))?),
+        host => Some(range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?),
     };
     let count = last - first;
     if let Some((from, to)) = host_range
         && to - from != count
         && count != 0
     {
-        return Err(format!("Invalid ranges specified for container and host Ports: {container} and {host}"));
+        return Err(format!("invalid ranges specified for container and host Ports: {container} and {host}"));
     }
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
-        return Err(format!("Invalid proto: {protocol}"));
+        return Err(format!("invalid proto: {protocol}"));
     }
     let binding = |offset: u16| {
         let host_port = match host_range {
@@ -95,7 +95,7 @@ fn range_error(text: &str) -> String {
     let bad = text.split('-').find(|part| part.parse::<u16>().is_err());
     match bad {
         Some(part) => format!("strconv.ParseUint: parsing {part:?}: invalid syntax"),
-        None => "invalid range specified for port".to_owned(),
+        None => format!("invalid range specified for port: {text}"),
     }
 }
 
@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn refusals_have_dockers_words() {
         for (spec, error) in [
-            ("x", "Invalid containerPort: x"),
-            ("x:80", "Invalid hostPort: x"),
-            ("1.2.3:1:80", "Invalid ip address: 1.2.3"),
-            ("80:81-82", "Invalid ranges specified for container and host Ports: 81-82 and 80"),
-            ("80/foo", "Invalid proto: foo"),
-            ("8080:", "No port specified: 8080:<empty>"),
-            ("70000", "Invalid containerPort: 70000"),
+            ("x", "invalid containerPort: x"),
+            ("x:80", "invalid hostPort: x"),
+            ("1.2.3:1:80", "invalid IP address: 1.2.3"),
+            ("80:81-82", "invalid ranges specified for container and host Ports: 81-82 and 80"),
+            ("80/foo", "invalid proto: foo"),
+            ("8080:", "no port specified: 8080:<empty>"),
+            ("70000", "invalid containerPort: 70000"),
         ] {
             assert_eq!(publish(&[spec.to_owned()]).expect_err(spec), error);
         }

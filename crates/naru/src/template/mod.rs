@@ -43,6 +43,19 @@ pub enum Missing<'a> {
     NoValue,
 }
 
+/// What a field means that the engine leaves out of its answers when it is empty; Docker's client has it in its types.
+fn omitted(field: &str) -> Option<Value> {
+    match field {
+        "ContainerConfig" | "Health" | "Healthcheck" | "Init" | "SizeRootFs" | "SizeRw" | "StopTimeout" | "UsageData" => Some(Value::Null),
+        "Driver" | "Gateway" | "IPRange" | "IPv4Address" | "IPv6Address" | "MacAddress" | "Name" | "OsVersion" | "StopSignal"
+        | "Subnet" | "Variant" => Some(Value::String(String::new())),
+        "Annotations" | "AuxiliaryAddresses" | "ExposedPorts" | "StorageOpt" | "Sysctls" | "Tmpfs" => Some(Value::Map(Default::default())),
+        "LinkLocalIPs" | "Mounts" | "OnBuild" | "Shell" => Some(Value::List(Default::default())),
+        "ArgsEscaped" | "NetworkDisabled" => Some(Value::Bool(false)),
+        _ => None,
+    }
+}
+
 /// No methods.
 pub fn no_methods(_: &str, _: &[Value]) -> Option<Value> {
     None
@@ -249,7 +262,10 @@ impl Run<'_> {
                 // Go's own field names differ from the JSON keys in case only (`.ID`, `.Id`).
                 match entries.iter().find(|(key, _)| key.eq_ignore_ascii_case(field)) {
                     Some((_, found)) => Ok(Some(found.clone())),
-                    None => refused(format!("map has no entry for key {field:?}")),
+                    None => match omitted(field) {
+                        Some(zero) => Ok(Some(zero)),
+                        None => refused(format!("map has no entry for key {field:?}")),
+                    },
                 }
             }
             (Value::Map(_), Missing::FieldError(kind)) => refused(format!("can't evaluate field {field} in type {kind}")),

@@ -272,7 +272,11 @@ fn networking(flags: &ContainerFlags) -> Parsed<(NetworkingConfig, String)> {
         crate::parse::networks::mac(mac)?;
     }
     let mode = attachments[0].target.clone();
-    apply_plain_flags(flags, &mut attachments[0])?;
+    let own = user_defined(&mode);
+    apply_plain_flags(flags, &mut attachments[0], own)?;
+    if attachments.iter().any(|attachment| !attachment.aliases.is_empty() && !user_defined(&attachment.target)) {
+        return Err("network-scoped aliases are only supported for user-defined networks".to_owned());
+    }
     let mut endpoints = BTreeMap::new();
     for mut attachment in attachments {
         if let Some(rate) = &flags.net_rate {
@@ -297,7 +301,7 @@ fn networking(flags: &ContainerFlags) -> Parsed<(NetworkingConfig, String)> {
 }
 
 /// `--ip`, `--network-alias` and their like belong to the first network.
-fn apply_plain_flags(flags: &ContainerFlags, first: &mut Attachment) -> Parsed<()> {
+fn apply_plain_flags(flags: &ContainerFlags, first: &mut Attachment, user_defined: bool) -> Parsed<()> {
     let conflict = |flag: &str| format!("conflicting options: cannot specify both --{flag} and per-network {flag}");
     if !flags.network_alias.is_empty() {
         if !first.aliases.is_empty() {
@@ -305,7 +309,8 @@ fn apply_plain_flags(flags: &ContainerFlags, first: &mut Attachment) -> Parsed<(
         }
         first.aliases = flags.network_alias.clone();
     }
-    if !flags.link.is_empty() {
+    // On the default bridge a link is the host configuration's.
+    if !flags.link.is_empty() && user_defined {
         if !first.links.is_empty() {
             return Err(conflict("link"));
         }

@@ -31,15 +31,10 @@ pub const VERB: Verb = verb!(
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     options.flags.refuse_foreign().map_err(Failure::message)?;
-    let outcome = async {
-        let assembled = prepare(cx, &options.flags, &options.args)?;
-        create(cx, &options.flags, assembled).await
-    }
-    .await;
-    match outcome {
-        Ok(created) => crate::output::line(&created.id).map(|()| 0),
-        Err(failure) => Err(failure.with_help(&cx.program, "create", USAGE)),
-    }
+    // What the command line is wrong about has its own status; what the engine refuses is a plain error.
+    let assembled = prepare(cx, &options.flags, &options.args).map_err(|failure| failure.with_help(&cx.program, "create", USAGE))?;
+    let created = create(cx, &options.flags, assembled).await?;
+    crate::output::line(&created.id).map(|()| 0)
 }
 
 /// Reads the flags, with the proxies of the configuration.

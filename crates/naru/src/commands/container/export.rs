@@ -34,7 +34,8 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     Ok(0)
 }
 
-fn prefixed(what: &str, failure: Failure) -> Failure {
+/// Says of a failure what it was that failed.
+pub fn prefixed(what: &str, failure: Failure) -> Failure {
     match failure {
         Failure::Message { code, text } if !text.starts_with("cowardly") => Failure::status(code, format!("{what}: {text}")),
         other => other,
@@ -54,7 +55,7 @@ pub fn check_output(path: Option<&str>) -> Result<()> {
             if let Some(folder) = folder
                 && !folder.is_dir()
             {
-                return Err(Failure::message(format!("invalid output path: directory {:?} does not exist", folder.display().to_string())));
+                return Err(Failure::message(format!("invalid output path: stat {}: no such file or directory", folder.display())));
             }
             match std::fs::metadata(path) {
                 Ok(meta) if meta.is_dir() => Err(Failure::message(format!("invalid output path: {path:?} must be a regular file"))),

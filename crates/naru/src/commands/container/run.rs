@@ -102,6 +102,10 @@ async fn run_container(cx: Cx, options: &Options) -> Result<Outcome> {
     let attached = streams.stdin || streams.stdout || streams.stderr;
     if options.detach || !attached {
         if let Err(error) = client.container_start(id, &Query::new()).await {
+            // The container is there, started or not.
+            if options.detach {
+                crate::output::line(id)?;
+            }
             return Ok(Outcome::StartFailed(error.into()));
         }
         return crate::output::line(id).map(|()| Outcome::Status(0));

@@ -45,6 +45,11 @@ fn travelling(text: &str, all_tags: bool, quiet: bool) -> Result<ImageRef> {
     Ok(reference)
 }
 
+/// What was moved, for the last line: of all tags the repository only.
+fn named(reference: &ImageRef, all_tags: bool) -> String {
+    if all_tags { format!("{}/{}", reference.domain, reference.path) } else { reference.canonical() }
+}
+
 /// Shows a transfer, or only whether it failed.
 async fn follow(stream: ByteStream, quiet: bool) -> Result<()> {
     if !quiet {

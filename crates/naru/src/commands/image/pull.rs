@@ -49,6 +49,6 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     };
     let stream = cx.client()?.image_pull(&request).await?;
     super::follow(stream, options.quiet).await?;
-    crate::output::line(&reference.canonical())?;
+    crate::output::line(&super::named(&reference, options.all_tags))?;
     Ok(0)
 }

@@ -37,6 +37,9 @@ pub const VERB: Verb = verb!(
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     crate::commands::container::options::refuse_content_trust(options.disable_content_trust).map_err(Failure::message)?;
     let reference = super::travelling(&options.args[0], options.all_tags, options.quiet)?;
+    if reference.digest.is_some() {
+        return Err(Failure::message("cannot push a digest reference"));
+    }
     let mut query = Query::new();
     if !options.all_tags {
         query.text("tag", reference.tag.as_deref().unwrap_or_default());
@@ -49,7 +52,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let stream = cx.client()?.image_push(&reference.familiar_name(), &query, &auth).await?;
     super::follow(stream, options.quiet).await?;
     if options.quiet {
-        crate::output::line(&reference.canonical())?;
+        crate::output::line(&super::named(&reference, options.all_tags))?;
     }
     Ok(0)
 }

@@ -5,7 +5,7 @@ use naru_api::Query;
 use crate::cli::context::Cx;
 use crate::cli::error::Result;
 use crate::cli::verb::{Arguments, Verb, verb};
-use crate::commands::container::export::{check_output, save};
+use crate::commands::container::export::{check_output, prefixed, save};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -29,7 +29,7 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
-    check_output(options.output.as_deref())?;
+    check_output(options.output.as_deref()).map_err(|failure| prefixed("failed to save image", failure))?;
     let mut query = Query::new();
     for name in &options.args {
         query.push("names", name.clone());

@@ -39,7 +39,10 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     let config = RegistryConfig { insecure, proxies: Proxies::from_environment(), ..RegistryConfig::default() };
     let credentials = registry_auth::credentials_for(cx, &reference.domain);
     let client = Client::new(config).map_err(failure)?;
-    let found = client.manifest(&reference, &credentials).await.map_err(failure)?;
+    let found = client.manifest(&reference, &credentials).await.map_err(|error| match error.kind() {
+        naru_types::ErrorKind::NotFound => Failure::message(format!("no such manifest: {}", reference.familiar())),
+        _ => failure(error),
+    })?;
     let text = if options.verbose {
         verbose(&client, &reference, &credentials, &found).await?
     } else {

@@ -3,11 +3,11 @@
 use naru_api::models::NetworkConnectRequest;
 
 use crate::cli::context::Cx;
-use crate::cli::error::Result;
+use crate::cli::error::{Failure, Result};
 use crate::cli::flags::parse_int;
 use crate::cli::verb::{Arguments, Verb, verb};
 use crate::parse::key_values;
-use crate::parse::networks::{Attachment, address, link};
+use crate::parse::networks::{Attachment, link};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -21,10 +21,10 @@ pub struct Options {
     #[arg(long, value_name = "int", value_parser = parse_int)]
     gw_priority: Option<i64>,
     /// IPv4 address (172.30.100.104)
-    #[arg(long, value_name = "string", value_parser = address)]
+    #[arg(long, value_name = "string")]
     ip: Option<String>,
     /// IPv6 address (2001:db8::33)
-    #[arg(long, value_name = "string", value_parser = address)]
+    #[arg(long, value_name = "string")]
     ip6: Option<String>,
     /// Link to another container
     #[arg(long, value_name = "list", value_parser = link)]
@@ -46,6 +46,9 @@ pub const VERB: Verb = verb!(
 );
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
+    if options.driver_opt.iter().any(|option| option.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
+        return Err(Failure::message("invalid key/value pair format in driver options"));
+    }
     let attachment = Attachment {
         target: options.args[0].clone(),
         aliases: options.alias,
