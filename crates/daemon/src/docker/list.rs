@@ -297,6 +297,16 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_filters() {
+        let read = |text: &str| port_range("publish", text).map(|range| (range.first, range.last, range.protocol));
+        assert_eq!(read("80").ok(), Some((80, 80, "tcp".to_owned())));
+        assert_eq!(read("8000-8010/udp").ok(), Some((8000, 8010, "udp".to_owned())));
+        for bad in ["", "x", "80-", "70000"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn names_match_with_and_without_slash() {
         assert!(name_matches("web1", "^/web") && name_matches("web1", "eb") && name_matches("web1", "^web1$"));
         assert!(!name_matches("web1", "^eb"));

@@ -305,11 +305,15 @@ pub async fn create(call: Call) -> Result<Response> {
     let (headers, body) = call.into_body();
     let request: models::NetworkCreateRequest = body::read_json(&headers, body).await?;
     if request.ingress {
-        return Err(ApiError::invalid("an ingress network belongs to a swarm, and this node is in none"));
+        return Err(ApiError::invalid("Ingress network can only be global scope network: it belongs to a swarm, and this node is in none"));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
-        return Err(ApiError::invalid(format!("network scope {:?} is not built in: this node is in no swarm", request.scope)));
+        return Err(ApiError::invalid(format!(
+            "cannot create a swarm scoped network when swarm is not active: network scope {:?} is not built in",
+            request.scope
+        )));
     }
+    check_configuration(&app, &request)?;
     let ipam = request.ipam.unwrap_or_default();
     let driver_options = app.engine.networks().config().default_options.clone();
     let mut options = driver_options.get(if request.driver.is_empty() { "bridge" } else { &request.driver }).cloned().unwrap_or_default();
@@ -333,6 +337,26 @@ pub async fn create(call: Call) -> Result<Response> {
         })
         .await?;
     Ok(body::json(StatusCode::CREATED, &models::NetworkCreateResponse { id: entry.record.id.clone(), warning: String::new() }))
+}
+
+/// What Docker says of networks that take their configuration from another.
+fn check_configuration(app: &App, request: &models::NetworkCreateRequest) -> Result<()> {
+    let Some(from) = request.config_from.as_ref().map(|from| &from.network).filter(|name| !name.is_empty()) else { return Ok(()) };
+    let kind = naru_types::ErrorKind::Forbidden;
+    if request.config_only {
+        return Err(ApiError::new(kind, "a configuration network cannot depend on another configuration network"));
+    }
+    if request.labels.as_ref().is_some_and(|labels| !labels.is_empty()) {
+        return Err(ApiError::new(
+            kind,
+            "user specified configurations are not supported if the network depends on a configuration network",
+        ));
+    }
+    if app.engine.networks().find(from).is_err() {
+        let text = format!("configuration network {from:?} does not exist");
+        return Err(ApiError::new(naru_types::ErrorKind::NotFound, text));
+    }
+    Ok(())
 }
 
 fn subnet_request(config: &models::IpamConfig) -> Result<SubnetRequest> {

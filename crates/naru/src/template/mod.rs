@@ -56,6 +56,52 @@ fn omitted(field: &str) -> Option<Value> {
     }
 }
 
+/// How Go prints the nothing of a field: an empty list or map where the client's type is one.
+fn nothing(pipeline: &Pipeline) -> &'static str {
+    let field = match pipeline.commands.as_slice() {
+        [command] => match command.arguments.as_slice() {
+            [operand] => operand.fields.last().map_or("", String::as_str),
+            _ => "",
+        },
+        _ => "",
+    };
+    match field {
+        "Aliases"
+        | "Binds"
+        | "BlkioWeightDevice"
+        | "CapAdd"
+        | "CapDrop"
+        | "Cmd"
+        | "Config"
+        | "DNSNames"
+        | "DeviceCgroupRules"
+        | "DeviceRequests"
+        | "Devices"
+        | "Dns"
+        | "DnsOptions"
+        | "DnsSearch"
+        | "Entrypoint"
+        | "Env"
+        | "ExecIDs"
+        | "ExtraHosts"
+        | "GroupAdd"
+        | "Layers"
+        | "Links"
+        | "MaskedPaths"
+        | "OnBuild"
+        | "ReadonlyPaths"
+        | "RepoDigests"
+        | "RepoTags"
+        | "SecondaryIPAddresses"
+        | "SecondaryIPv6Addresses"
+        | "SecurityOpt"
+        | "Ulimits"
+        | "VolumesFrom" => "[]",
+        "DriverOpts" | "ExposedPorts" | "Labels" | "Options" | "PortBindings" | "Ports" | "Volumes" => "map[]",
+        _ => "<nil>",
+    }
+}
+
 /// No methods.
 pub fn no_methods(_: &str, _: &[Value]) -> Option<Value> {
     None
@@ -103,7 +149,8 @@ impl Run<'_> {
                     let value = self.pipeline(pipeline, dot)?;
                     if pipeline.variables.is_empty() {
                         match value {
-                            Some(Value::Null) | None => self.out.push_str(if value.is_some() { "<nil>" } else { "<no value>" }),
+                            Some(Value::Null) => self.out.push_str(nothing(pipeline)),
+                            None => self.out.push_str("<no value>"),
                             Some(value) => self.out.push_str(&value.to_string()),
                         }
                     }
@@ -288,6 +335,22 @@ mod tests {
 
     /// Expected values were printed by `docker inspect --format`.
     #[test]
+    fn what_is_left_out_or_null_is_empty() {
+        let data =
+            r#"{"Config":{"Env":null,"Labels":null,"Cmd":["x"]},"State":{"Status":"created"},"Pid":null,"Mounts":[{"Type":"bind"}]}"#;
+        for (format, expected) in [
+            ("{{.Config.Env}}{{.Config.Labels}}{{json .Config.Env}}", "[]map[]null"),
+            ("{{if .State.Health}}x{{else}}none{{end}} {{.State.Health}}", "none <nil>"),
+            ("{{.Config.ExposedPorts}}{{.Pid}}", "map[]<nil>"),
+            ("{{range .Mounts}}[{{.Name}}]{{end}}", "[]"),
+        ] {
+            assert_eq!(run(format, data).expect(format), expected, "{format}");
+        }
+        assert!(run("{{.State.Nope}}", data).is_err());
+    }
+
+    /// Expected values were printed by `docker inspect --format`.
+    #[test]
     fn formats_give_what_docker_prints() {
         let data = r#"{"Id":"0210f438b87e","Name":"/c1","Args":["1000","x"],"State":{"Status":"running","Pid":17890,"Running":true,"ExitCode":0},
             "Config":{"Labels":{"b":"2","a":"1"},"Env":["A=b","PATH=/bin"],"Cmd":null},
@@ -303,7 +366,7 @@ mod tests {
             ("{{json .Config.Labels}}", r#"{"b":"2","a":"1"}"#),
             ("{{json .Args}}", r#"["1000","x"]"#),
             ("{{.State | json}}", r#"{"Status":"running","Pid":17890,"Running":true,"ExitCode":0}"#),
-            ("{{.Config.Cmd}}", "<nil>"),
+            ("{{.Config.Cmd}}", "[]"),
             ("{{range .Config.Env}}{{println .}}{{end}}", "A=b\nPATH=/bin\n"),
             ("{{range $i, $e := .Args}}{{$i}}={{$e}};{{end}}", "0=1000;1=x;"),
             ("{{range $k, $v := .Config.Labels}}{{$k}}:{{$v}} {{end}}", "a:1 b:2 "),

@@ -38,10 +38,11 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     let (mut config, mut host, networking) = request.into_parts();
     let mut warnings = Vec::new();
     refuse_unbuilt(&host)?;
-    settle_network_mode(app, &config, &mut host)?;
+    check_exposed(&config, &host)?;
     merge_image(&mut config, &image);
     fill_defaults(app, &mut host);
-    let network = network::spec(app.engine.networks(), &config, &host, &networking)?;
+    let mut network = network::spec(app.engine.networks(), &config, &host, &networking)?;
+    settle_network_mode(app, &mut network.mode, &mut host);
     warnings.extend(network::warnings(&network.mode, &config, &host, &networking));
     let process = process(&config, &host)?;
     let ipc = host::ipc(&host.ipc_mode)?;
@@ -96,18 +97,24 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     Ok(Checked { spec: ContainerSpec { sysctls, front, ..spec }, warnings })
 }
 
-/// Another container's network is that of its id, whatever it is called later; what the user exposes cannot be there.
-fn settle_network_mode(app: &App, config: &ContainerConfig, host: &mut HostConfig) -> Result<()> {
-    let Some(reference) = host.network_mode.strip_prefix("container:") else { return Ok(()) };
-    if config.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty())
-        && host.port_bindings.as_ref().is_none_or(|ports| ports.is_empty())
-    {
+/// What the user exposes cannot be on another container's network; what only the image does is let pass (as in Docker).
+fn check_exposed(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    let exposes = config.exposed_ports.as_ref().is_some_and(|ports| !ports.is_empty());
+    let publishes = host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty());
+    if exposes && !publishes && host.network_mode.starts_with("container:") {
         return Err(bad("conflicting options: port exposing and the container type network mode"));
     }
-    if let Ok(found) = app.engine.find(reference) {
-        host.network_mode = format!("container:{}", found.view().id);
-    }
     Ok(())
+}
+
+/// Another container's network is that of its id, whatever that container is called later.
+fn settle_network_mode(app: &App, mode: &mut NetworkMode, host: &mut HostConfig) {
+    if let NetworkMode::Container(reference) = mode
+        && let Ok(found) = app.engine.find(reference)
+    {
+        *reference = found.view().id.to_string();
+        host.network_mode = format!("container:{reference}");
+    }
 }
 
 /// Options that exist in Docker and are not built: refused, never ignored.

@@ -236,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn what_means_nothing_is_told() {
+        let host = HostConfig { port_bindings: Some(BTreeMap::from([("80/tcp".to_owned(), None)])), ..HostConfig::default() };
+        let config = ContainerConfig { mac_address: "02:42:0a:00:00:09".into(), ..ContainerConfig::default() };
+        let told = |mode: NetworkMode| warnings(&mode, &config, &host, &NetworkingConfig::default()).len();
+        assert_eq!((told(NetworkMode::Host), told(NetworkMode::None), told(NetworkMode::Bridge)), (2, 1, 0));
+    }
+
+    #[test]
     fn what_endpoints_cannot_have() {
         let with = |change: &dyn Fn(&mut EndpointSettings)| {
             let mut settings = EndpointSettings::default();
