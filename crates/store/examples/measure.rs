@@ -1,12 +1,14 @@
 //! How long the store takes for a real image: `measure DIRECTORY [OCI-LAYOUT] [ARCHIVE…]`.
 //!
 //! A store is made in the directory (which says on which file system) and removed again. The layers of the layout are
-//! fetched in parallel as a registry client would, then the archive is loaded; each image is saved and removed.
+//! fetched in parallel as a registry client would, then the archive is loaded; containers are made of each image, it is
+//! saved and removed. Last, the archive is loaded while its image is being deleted. `DRIVER=vfs` and so on chooses the
+//! driver; without it the directory's file system does.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for the one who measures")]
 
 use naru_store::{Driver, Expected, Ingest, Limits, LoadOptions, NewImage, RemoveOptions, SaveOptions, Store, StoreConfig};
-use naru_types::{Digest, ImageRef};
+use naru_types::{ContainerId, Digest, ImageRef};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -73,7 +75,25 @@ fn fetch(ingest: &Ingest, layout: &Path) {
     });
 }
 
-fn save_and_remove(store: &Arc<Store>, name: &str) {
+fn driver(directory: &Path) -> Driver {
+    let wanted = std::env::var("DRIVER").unwrap_or_default();
+    let known = [Driver::Overlay, Driver::Vfs, Driver::Btrfs];
+    known.into_iter().find(|driver| driver.name() == wanted).unwrap_or_else(|| Driver::for_root(directory))
+}
+
+fn use_and_remove(store: &Arc<Store>, name: &str) {
+    let image = store.find(name).unwrap().id;
+    let make = || {
+        let id = ContainerId::random();
+        store.prepare(&id, Some(&image)).unwrap();
+        drop(store.mount(&id).unwrap());
+        id
+    };
+    let mut containers = vec![timed("first", make)];
+    timed("10 more", || containers.extend((0..10).map(|_| make())));
+    timed("diff", || store.changes(&containers[0], None).unwrap());
+    timed("discard", || containers.iter().for_each(|id| store.remove_snapshot(id).unwrap()));
+    timed("sweep", || store.sweep().unwrap());
     timed("save", || store.save(&[name.to_owned()], &SaveOptions::default(), &mut File::create("/dev/null").unwrap()).unwrap());
     timed("remove", || store.remove(name, RemoveOptions::default(), &|_| Vec::new()).unwrap());
     timed("sweep", || store.sweep().unwrap());
@@ -82,18 +102,24 @@ fn save_and_remove(store: &Arc<Store>, name: &str) {
 fn main() {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let root = arguments[0].join(format!("naru-measure-{}", std::process::id()));
-    let config = StoreConfig { root: root.clone(), driver: Driver::Overlay, limits: Limits::default() };
+    let config = StoreConfig { root: root.clone(), driver: driver(&arguments[0]), limits: Limits::default() };
     let store = Arc::new(Store::open(&config).unwrap());
     if arguments[1].is_dir() {
         timed("fetch", || fetch(&store.ingest().unwrap(), &arguments[1]));
-        save_and_remove(&store, "measured");
+        use_and_remove(&store, "measured");
     }
     for archive in arguments[1..].iter().filter(|path| path.is_file()) {
         let loaded = timed("load", || store.load(&mut File::open(archive).unwrap(), &LoadOptions::default(), &|_| {}).unwrap());
         assert_eq!(loaded.len(), 1);
         timed("load again", || store.load(&mut File::open(archive).unwrap(), &LoadOptions::default(), &|_| {}).unwrap());
         let name = store.list()[0].id.hex();
-        save_and_remove(&store, &name);
+        use_and_remove(&store, &name);
+        let load = || store.load(&mut File::open(archive).unwrap(), &LoadOptions::default(), &|_| {}).unwrap();
+        timed("load", load);
+        let name = store.list()[0].id.hex();
+        store.remove(&name, RemoveOptions::default(), &|_| Vec::new()).unwrap();
+        timed("load while what was removed is deleted", load);
+        timed("sweep", || store.sweep().unwrap());
     }
     drop(store);
     std::fs::remove_dir_all(root).unwrap();
