@@ -53,7 +53,8 @@ pub async fn list(call: &Call) -> Result<Response> {
 
 fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
     let store = call.app.engine.store();
-    let mut row = summary(image, -1);
+    // Clients before 1.51 take a count for one that was asked for.
+    let mut row = summary(image, if call.version >= ApiVersion::new(1, 51) { users(call, image) } else { -1 });
     if call.query.boolean("shared-size") {
         row.shared_size = i64::try_from(store.shared_size(&image.id)).unwrap_or(i64::MAX);
     }

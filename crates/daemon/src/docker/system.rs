@@ -203,7 +203,7 @@ fn registry_config(app: &App) -> models::RegistryConfig {
             ["::1/128", "127.0.0.0/8"].into_iter().map(str::to_owned).chain(blocks.into_iter().cloned()).collect(),
         ),
         index_configs: indexes,
-        mirrors: Some(hub),
+        mirrors: Some(hub).filter(|list| !list.is_empty()),
     }
 }
 

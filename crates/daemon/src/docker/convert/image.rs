@@ -154,7 +154,7 @@ pub fn summary(image: &Image, containers: i64) -> models::ImageSummary {
         created: created(image),
         id: image.id.to_string(),
         labels: Some(image.config.config.labels.clone()).filter(|labels| !labels.is_empty()),
-        parent_id: String::new(),
+        parent_id: image.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
         repo_digests: Some(repo_digests(image)),
         repo_tags: Some(repo_tags(image)),
         shared_size: -1,

@@ -59,13 +59,26 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
             None => plain(&event),
             Some(template) => {
                 let data: Value = serde_json::from_slice(&raw).map_err(|error| Failure::message(error.to_string()))?;
-                let scope = Scope { data: &data, methods: &no_methods, missing: Missing::MapError, titles: false };
-                template.execute(&scope).map_err(|error| Failure::message(error.to_string()))?
+                let run = |data: &Value| template.execute(&Scope { data, methods: &no_methods, missing: Missing::MapError, titles: false });
+                // Fields of old are asked for by name; the whole event is printed without them.
+                run(&data).or_else(|_| run(&with_old_fields(data))).map_err(|error| Failure::message(error.to_string()))?
             }
         };
         crate::output::line(&line)?;
     }
     Ok(0)
+}
+
+/// The fields of old, which only events of containers and images have, are there for every template.
+fn with_old_fields(mut data: Value) -> Value {
+    if let Value::Map(entries) = &mut data {
+        for key in ["status", "id", "from"] {
+            if !entries.iter().any(|(known, _)| known == key) {
+                entries.push((key.to_owned(), Value::String(String::new())));
+            }
+        }
+    }
+    data
 }
 
 /// `moment type action id (key=value, …)`
