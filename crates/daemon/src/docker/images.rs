@@ -73,7 +73,9 @@ fn named(image: &Image, filters: &Filters) -> Option<Image> {
     if filters.contains("reference") {
         let takes = |name: &ImageRef| filters.values("reference").any(|pattern| references(name, pattern));
         image.tags.retain(takes);
-        image.digests.retain(takes);
+        // The digest of a tag that is listed is told too, also where the pattern names the tag.
+        let listed = |digest: &ImageRef| image.tags.iter().any(|tag| tag.familiar_name() == digest.familiar_name());
+        image.digests.retain(|digest| takes(digest) || listed(digest));
         if image.tags.is_empty() && image.digests.is_empty() {
             return None;
         }
