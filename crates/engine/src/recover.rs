@@ -35,8 +35,14 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         let owner = Arc::clone(engine);
         jobs.push(tokio::spawn(async move { take_up(&owner, view).await }));
     }
+    let mut taken_up = Vec::new();
     for job in jobs {
-        let (view, watch) = job.await.map_err(|_| EngineError::Gone("the recovery of a container"))?;
+        taken_up.push(job.await.map_err(|_| EngineError::Gone("the recovery of a container"))?);
+    }
+    // A link that a killed daemon made and told nobody about must not stand in the way of one that is made now.
+    let places: Vec<Arc<Run>> = taken_up.iter().filter_map(|(view, _)| view.run.clone()).collect();
+    engine.networks.sweep(places.iter().map(|run| &run.place))?;
+    for (mut view, watch) in taken_up {
         if view.state.phase == Phase::Removing {
             // A removal was cut short: finish it.
             if let Err(error) = launch::delete(engine, &view, view.spec.auto_remove).await {
@@ -46,11 +52,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
             continue;
         }
         let name = view.name.clone();
-        if let Some(run) = &view.run
-            && let Err(error) = engine.networks.adopt(&engine.spawner, &view, &run.place)
-        {
-            tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot take up the container's network");
-        }
+        take_up_network(engine, &mut view);
         let container = container::spawn(Arc::clone(engine), Birth { view, watch });
         engine.adopt(Arc::clone(&container), &name);
         wanted.push(container);
@@ -63,6 +65,26 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         container.start_with_daemon();
     }
     Ok(())
+}
+
+/// Takes up a container's place on its networks; what changed of it is stored.
+fn take_up_network(engine: &Inner, view: &mut View) {
+    let Some(run) = view.run.clone() else { return };
+    match engine.networks.adopt(&engine.spawner, view, &run.place) {
+        Ok(place) if place == run.place => {}
+        Ok(place) => {
+            let run = Run { place, ..(*run).clone() };
+            if let Err(error) = run.save(&engine.run_directory(&view.id)) {
+                tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot store the container's network");
+            }
+            let state = serde_json::to_string(&view.state).expect("states are plain data");
+            engine.db.put_state(view.id.as_str(), state, Some(serde_json::to_string(&run).expect("runs are plain data")));
+            view.run = Some(Arc::new(run));
+        }
+        Err(error) => {
+            tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot take up the container's network");
+        }
+    }
 }
 
 fn read(row: &ContainerRow) -> Option<View> {

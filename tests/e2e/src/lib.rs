@@ -109,6 +109,7 @@ for p in /sys/fs/cgroup/*/"$3" /sys/fs/cgroup/"$3"; do [ -d "$p" ] || continue
   for f in "$p"/*/cgroup.procs; do [ -e "$f" ] && kill -9 $(cat "$f") 2>/dev/null; done
   find "$p" -depth -type d -exec rmdir {} + 2>/dev/null; done
 umount -l "$1/d" 2>/dev/null
+nft delete table inet "naru-$2" 2>/dev/null
 ip link del "$2" 2>/dev/null || busybox ip link del "$2" 2>/dev/null
 rm -rf "$1"
 "#;

@@ -20,14 +20,18 @@ impl Actor {
         network::endpoint::EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
         let mut changed = (*self.view.spec).clone();
         changed.network.attachments.push(attachment.clone());
-        if self.view.state.is_running() {
-            let (engine, view, place) = (Arc::clone(&self.engine), self.view.clone(), self.place());
-            self.change_place(move || engine.networks.connect(&engine.spawner, &view, &attachment, &place)).await?;
-        }
+        // What is asked for is stored first: the next start of a daemon that is killed here finishes it.
+        let before = Arc::clone(&self.view.spec);
         self.store_networks(changed).await?;
-        if self.view.state.is_running() {
-            network::publish(self.engine.events(), network, "connect", Some(&self.view.id));
+        if !self.view.state.is_running() {
+            return Ok(());
         }
+        let (engine, view, place) = (Arc::clone(&self.engine), self.view.clone(), self.place());
+        if let Err(error) = self.change_place(move || engine.networks.connect(&engine.spawner, &view, &attachment, &place)).await {
+            self.store_networks((*before).clone()).await?;
+            return Err(error);
+        }
+        network::publish(self.engine.events(), network, "connect", Some(&self.view.id));
         Ok(())
     }
 
@@ -47,12 +51,10 @@ impl Actor {
         };
         let mut changed = (*self.view.spec).clone();
         changed.network.attachments.remove(at);
+        self.store_networks(changed).await?;
         if self.view.state.is_running() {
             let (engine, view, place, id) = (Arc::clone(&self.engine), self.view.clone(), self.place(), id.clone());
             self.change_place(move || engine.networks.disconnect(&engine.spawner, &view, &id, &place)).await?;
-        }
-        self.store_networks(changed).await?;
-        if self.view.state.is_running() {
             network::publish(self.engine.events(), network, "disconnect", Some(&self.view.id));
         }
         Ok(())

@@ -210,19 +210,78 @@ impl Networks {
         }
     }
 
-    /// Takes up the place of a container that a former daemon left running; rules follow by [`Networks::restore`].
-    pub(crate) fn adopt(&self, spawner: &Spawner, view: &View, place: &Place) -> Result<()> {
+    /// Takes up the place of a container that a former daemon left running, and finishes what that daemon was doing to it:
+    /// the specification says where it shall be. Rules follow by [`Networks::restore`].
+    pub(crate) fn adopt(&self, spawner: &Spawner, view: &View, place: &Place) -> Result<Place> {
+        let mut place = self.finish(spawner, view, place)?;
         for endpoint in &place.endpoints {
-            self.find(&endpoint.network)?.adopt(&view.id, &view.name, endpoint)?;
+            let entry = self.find(&endpoint.network)?;
+            if !entry.has(&endpoint.id) {
+                entry.adopt(&view.id, &view.name, endpoint)?;
+            }
         }
         if !place.ports.is_empty() {
-            self.hold_again(&view.id, &view.name, place)?;
+            self.hold_again(&view.id, &view.name, &place)?;
         }
-        if let (Some(_), Some(pid)) = (place.resolver, view.state.pid()) {
+        if let (Some(pid), true) = (view.state.pid(), self.wants_resolver(&place)) {
             let ns = namespace_of(pid)?;
-            self.start_resolver(spawner, view, place, ns.as_fd())?;
+            place.resolver = Some(self.start_resolver(spawner, view, &place, ns.as_fd())?);
         }
-        Ok(())
+        Ok(place)
+    }
+
+    /// Takes a running container off networks it shall not be on any more, and brings it to those it is not on yet.
+    fn finish(&self, spawner: &Spawner, view: &View, place: &Place) -> Result<Place> {
+        let attachments = &view.spec.network.attachments;
+        let mut place = place.clone();
+        let Some(pid) = view.state.pid() else { return Ok(place) };
+        let of = |endpoint: &Endpoint, attachment: &Attachment| {
+            endpoint.network_name == attachment.network
+                || self.find(&attachment.network).is_ok_and(|entry| entry.record.id == endpoint.network)
+        };
+        let mut lost = Vec::new();
+        let mut kept = Vec::new();
+        for endpoint in std::mem::take(&mut place.endpoints) {
+            let wanted = attachments.iter().any(|attachment| of(&endpoint, attachment));
+            if wanted && self.is_linked(&endpoint)? { kept.push(endpoint) } else { lost.push(endpoint) }
+        }
+        place.endpoints = kept;
+        let missing: Vec<&Attachment> =
+            attachments.iter().filter(|attachment| !place.endpoints.iter().any(|endpoint| of(endpoint, attachment))).collect();
+        if lost.is_empty() && missing.is_empty() {
+            return Ok(place);
+        }
+        let ns = namespace_of(pid)?;
+        let route = spawner.route_socket(ns.as_fd())?;
+        let inside = Inside { ns: ns.as_fd(), route: route.as_fd() };
+        for endpoint in &lost {
+            self.unlink(endpoint, &inside);
+        }
+        for attachment in missing {
+            // It keeps the addresses it had.
+            let had = lost.iter().find(|endpoint| of(endpoint, attachment));
+            let addresses = had.map(|endpoint| endpoint.addresses.iter().map(|address| address.address).collect());
+            let attachment = Attachment { addresses: addresses.unwrap_or_else(|| attachment.addresses.clone()), ..attachment.clone() };
+            let entry = self.find(&attachment.network)?;
+            let options = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
+            let endpoint = self.take_endpoint(&entry, view, &attachment, &place)?;
+            self.link(&entry, &endpoint, &options, &attachment.link_local, &[], &inside)?;
+            place.endpoints.push(endpoint);
+        }
+        set_routes(&place, &inside)?;
+        Ok(place)
+    }
+
+    /// The endpoint's link is there; of those inside the container alone nothing can be seen from here.
+    fn is_linked(&self, endpoint: &Endpoint) -> Result<bool> {
+        match &endpoint.interface {
+            Some(interface) => Ok(self.links.find(&interface.parse()?)?.is_some()),
+            None => Ok(true),
+        }
+    }
+
+    fn wants_resolver(&self, place: &Place) -> bool {
+        place.endpoints.iter().any(|endpoint| self.find(&endpoint.network).is_ok_and(|entry| entry.has_names()))
     }
 
     /// Connects a running container to a further network.
@@ -289,13 +348,7 @@ impl Networks {
 
     /// Default routes and published ports follow the endpoint that leads out.
     fn lead(&self, view: &View, old: &Place, new: &mut Place, inside: &Inside<'_>) -> Result<()> {
-        let mut routes = Vec::new();
-        for ipv4 in [true, false] {
-            if let Some((endpoint, gateway)) = new.gateway(ipv4).and_then(|endpoint| Some((endpoint, endpoint.address(ipv4)?.gateway?))) {
-                routes.push((gateway, endpoint.container_interface.parse::<LinkName>()?));
-            }
-        }
-        Links::set_default_routes(inside.route, &routes)?;
+        set_routes(new, inside)?;
         let moved = [true, false].into_iter().any(|ipv4| old.gateway(ipv4).map(|e| &e.id) != new.gateway(ipv4).map(|e| &e.id));
         if !moved {
             return Ok(());
@@ -355,7 +408,7 @@ impl Networks {
         let zone = self.resolvers().get(&view.id).map(|resolver| Arc::clone(&resolver.zone));
         match zone {
             Some(zone) => self.fill_zone(&zone, view, place),
-            None if place.endpoints.iter().any(|endpoint| self.find(&endpoint.network).is_ok_and(|entry| entry.has_names())) => {
+            None if self.wants_resolver(place) => {
                 place.resolver = Some(self.start_resolver(spawner, view, place, ns)?);
             }
             None => {}
@@ -374,6 +427,17 @@ impl Networks {
             }
         }
     }
+}
+
+/// Makes the default routes those of the endpoints that lead out.
+fn set_routes(place: &Place, inside: &Inside<'_>) -> Result<()> {
+    let mut routes = Vec::new();
+    for ipv4 in [true, false] {
+        if let Some((endpoint, gateway)) = place.gateway(ipv4).and_then(|endpoint| Some((endpoint, endpoint.address(ipv4)?.gateway?))) {
+            routes.push((gateway, endpoint.container_interface.parse::<LinkName>()?));
+        }
+    }
+    Ok(Links::set_default_routes(inside.route, &routes)?)
 }
 
 /// The default routes that lead through an endpoint.

@@ -210,6 +210,10 @@ impl Entry {
         Ok(())
     }
 
+    pub(super) fn has(&self, endpoint: &str) -> bool {
+        self.read().endpoints.contains_key(endpoint)
+    }
+
     /// Takes an endpoint away.
     pub(super) fn leave(&self, endpoint: &Endpoint) {
         let mut members = self.write();

@@ -249,9 +249,14 @@ impl Networks {
         let entries = self.list();
         let rules = entries.iter().filter_map(|entry| entry.rules()).collect();
         self.firewall.restore(rules, places.clone().flat_map(Place::port_maps).collect())?;
+        self.sweep(places)
+    }
+
+    /// Removes links that neither a place nor a network owns.
+    pub(crate) fn sweep<'a>(&self, places: impl Iterator<Item = &'a Place>) -> Result<()> {
         let endpoints = places.flat_map(|place| &place.endpoints);
         let mut keep: HashSet<LinkName> = endpoints.filter_map(|endpoint| endpoint.interface.as_ref()?.parse().ok()).collect();
-        for entry in &entries {
+        for entry in self.list() {
             keep.extend(entry.kept_links()?);
         }
         self.links.cleanup(&keep)?;

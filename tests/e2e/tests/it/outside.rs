@@ -477,7 +477,6 @@ fn a_daemon_killed_amid_changes_leaves_nothing_without_an_owner() {
 }
 
 #[test]
-#[ignore = "a connection to or from a network that a kill cuts short is not finished or taken back"]
 fn a_daemon_killed_amid_a_connection_leaves_it_whole_or_not_at_all() {
     killed_amid(&[4, 5]);
 }
