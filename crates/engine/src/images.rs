@@ -108,7 +108,10 @@ impl Engine {
     pub async fn import_image(&self, mut input: impl Read + Send + 'static, options: ImportOptions) -> Result<Digest> {
         let name = options.reference.as_ref().map(ImageRef::familiar);
         let id = self.with_store(move |store| store.import(&mut input, options)).await?;
-        self.image_event("import", &id, name.unwrap_or_else(|| id.to_string()));
+        self.image_event("import", &id, name.clone().unwrap_or_else(|| id.to_string()));
+        if let Some(name) = name {
+            self.image_event("tag", &id, name);
+        }
         Ok(id)
     }
 
@@ -121,13 +124,16 @@ impl Engine {
             container.pause().await?;
         }
         let (id, base) = (view.id.clone(), view.spec.image.clone());
-        let comment = options.comment.clone();
+        let (comment, name) = (options.comment.clone(), options.reference.as_ref().map(ImageRef::familiar));
         let result = self.with_store(move |store| store.commit(&id, base.as_ref(), config, options)).await;
         if frozen {
             container.unpause().await?;
         }
         let image = result?;
         crate::container::publish(&self.0, &view, "commit".into(), &[("comment", comment), ("imageID", image.to_string())]);
+        if let Some(name) = name {
+            self.image_event("tag", &image, name);
+        }
         Ok(image)
     }
 }

@@ -298,7 +298,11 @@ impl Engine {
 
     /// Takes a container off a network.
     pub async fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<()> {
-        let entry = self.0.networks.find(network)?;
+        let entry = match self.0.networks.find(network) {
+            // A network that is gone can still be named by a container, which could not start then.
+            Err(EngineError::NoSuchNetwork(name)) => return self.forget_network(name, container).await,
+            found => found?,
+        };
         match self.find(container) {
             Ok(container) => container.disconnect(entry, force).await,
             // What is left of a container that is gone; nothing of ours stays behind, so there is nothing to do.
@@ -310,6 +314,14 @@ impl Engine {
     /// How the engine is set up.
     pub fn config(&self) -> &EngineConfig {
         &self.0.config
+    }
+
+    async fn forget_network(&self, name: String, container: &str) -> Result<()> {
+        let container = self.find(container)?;
+        if !container.view().spec.network.attachments.iter().any(|attachment| attachment.network == name) {
+            return Err(EngineError::NoSuchNetwork(name));
+        }
+        container.update(Box::new(move |spec| spec.network.attachments.retain(|attachment| attachment.network != name))).await
     }
 
     /// The image store.

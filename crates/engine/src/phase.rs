@@ -202,7 +202,12 @@ impl State {
                 let exit = Exit { code, oom_killed: false, error, started_at: None, finished_at: at };
                 // A start asked for by a user fails to that user; only a restart by policy is tried again.
                 let retry = matches!(self.phase, Phase::Restarting(_));
-                next.end(exit, retry, policy, auto_remove)
+                let effects = next.end(exit, retry, policy, auto_remove);
+                // What never ran has not exited (as in Docker); why it did not start is in `last_exit`.
+                if matches!((&self.phase, &next.phase), (Phase::Created, Phase::Exited(_))) {
+                    next.phase = Phase::Created;
+                }
+                effects
             }
             (Phase::Running { started_at, .. }, Input::Ended { code, oom_killed, at }) => {
                 let exit = Exit { code, oom_killed, error: String::new(), started_at: Some(*started_at), finished_at: at };

@@ -304,6 +304,7 @@ pub fn load(call: Call) -> Result<Response> {
         for line in lines {
             sender.send(Ok(line)).await.ok();
         }
+        tokio::task::spawn_blocking(naru_sys::memory::trim);
     });
     Ok(response)
 }

@@ -80,9 +80,11 @@ fn state(view: &View) -> models::ContainerState {
     let state = &view.state;
     let exit = match &state.phase {
         Phase::Exited(exit) | Phase::Restarting(exit) => Some(exit),
+        // Why it did not start.
+        Phase::Created => state.last_exit.as_ref(),
         _ => None,
     };
-    let last = exit.or(state.last_exit.as_ref());
+    let last = exit.or(state.last_exit.as_ref()).filter(|_| state.phase != Phase::Created);
     let or_never = |at: Option<jiff::Timestamp>| at.map_or_else(|| time::NEVER.to_owned(), time::rfc3339);
     let started = match state.phase {
         Phase::Running { started_at, .. } => Some(started_at),

@@ -157,6 +157,8 @@ where
             },
         };
         end(&out, &mut receiver, result.map(|value| finish(&value))).await;
+        // Buffers of megabytes were in use; the engine is to weigh little again.
+        tokio::task::spawn_blocking(naru_sys::memory::trim);
     });
     Ok(response)
 }

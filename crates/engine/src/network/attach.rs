@@ -124,7 +124,8 @@ impl Networks {
                 (0..).map(|number| format!("{prefix}{number}")).find(free).expect("numbers do not end")
             }
         };
-        entry.join(Joining { container: &view.id, container_name: &view.name, attachment, container_interface })
+        let hostname = view.spec.hostname.as_deref();
+        entry.join(Joining { container: &view.id, container_name: &view.name, attachment, hostname, container_interface })
     }
 
     /// Makes an endpoint's link.

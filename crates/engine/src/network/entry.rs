@@ -50,6 +50,8 @@ pub(super) struct Joining<'a> {
     pub container: &'a ContainerId,
     pub container_name: &'a str,
     pub attachment: &'a Attachment,
+    /// The host name that was asked for.
+    pub hostname: Option<&'a str>,
     pub container_interface: String,
 }
 
@@ -146,8 +148,7 @@ impl Entry {
             return Err(EngineError::NoSuchNetwork(self.record.name.clone()));
         }
         let addresses = members.allocate(&joining.attachment.addresses)?;
-        let endpoint =
-            self.endpoint(joining.attachment, &addresses, joining.container, joining.container_name, joining.container_interface);
+        let endpoint = self.endpoint(&joining, &addresses);
         members.insert(Member {
             container: joining.container.clone(),
             container_name: joining.container_name.to_owned(),
@@ -156,7 +157,8 @@ impl Entry {
         Ok(endpoint)
     }
 
-    fn endpoint(&self, wanted: &Attachment, addresses: &[IpNet], container: &ContainerId, name: &str, interface: String) -> Endpoint {
+    fn endpoint(&self, joining: &Joining<'_>, addresses: &[IpNet]) -> Endpoint {
+        let wanted = joining.attachment;
         let ipv4 = addresses.iter().find_map(|net| match net.address() {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
@@ -167,9 +169,10 @@ impl Entry {
         };
         // Parsed and checked before.
         let rate = EndpointOptions::parse(&wanted.options).ok().and_then(|options| options.rate);
-        let mut names = vec![name.to_owned()];
+        let mut names = vec![joining.container_name.to_owned()];
         names.extend(wanted.aliases.iter().cloned());
-        names.push(container.short().to_owned());
+        names.push(joining.container.short().to_owned());
+        names.extend(joining.hostname.map(str::to_owned));
         let mut seen = std::collections::HashSet::new();
         names.retain(|name| seen.insert(name.clone()));
         Endpoint {
@@ -182,7 +185,7 @@ impl Entry {
                 .collect(),
             mac,
             interface: self.bridge().map(|_| LinkName::random_veth().as_str().to_owned()),
-            container_interface: interface,
+            container_interface: joining.container_interface.clone(),
             names,
             leads_out: self.record.leads_out(),
             publishes: self.bridge().is_some() && !self.record.internal,
@@ -457,7 +460,13 @@ mod tests {
 
     fn join(entry: &Entry, name: &str, attachment: &Attachment) -> Result<Endpoint> {
         let container = ContainerId::random();
-        entry.join(Joining { container: &container, container_name: name, attachment, container_interface: "eth0".into() })
+        entry.join(Joining {
+            container: &container,
+            container_name: name,
+            attachment,
+            hostname: Some("spare"),
+            container_interface: "eth0".into(),
+        })
     }
 
     fn resolve(entry: &Entry, name: &str) -> Vec<String> {
@@ -472,6 +481,7 @@ mod tests {
         let aliased = Attachment { aliases: vec!["db".into(), "DB".into()], ..Attachment::default() };
         let (one, two) = (join(&entry, "One", &aliased).unwrap(), join(&entry, "two", &aliased).unwrap());
         assert_eq!(resolve(&entry, "one"), ["10.0.0.2", "fd00::2"]);
+        assert_eq!(resolve(&entry, "spare").len(), 4, "host names are names, too");
         assert_eq!(
             resolve(&entry, "db").iter().filter(|address| address.starts_with("10.")).count(),
             4,
