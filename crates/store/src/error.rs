@@ -22,7 +22,7 @@ pub enum Error {
         count: usize,
     },
     /// An image cannot be removed or changed now.
-    #[error("conflict: unable to {action} {image}: {reason}")]
+    #[error("conflict: unable to {action} {image} - {reason}")]
     Conflict {
         /// What was attempted.
         action: &'static str,

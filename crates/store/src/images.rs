@@ -199,7 +199,7 @@ impl Store {
     /// Removes a name, and the image with its last name; the rules are Docker's. `in_use` tells which containers use an
     /// image; a removal by force leaves its files until the last of them is gone.
     pub fn remove(&self, query: &str, options: RemoveOptions, in_use: &dyn Fn(&Digest) -> Vec<ImageUser>) -> Result<Vec<Removed>> {
-        let (id, untag) = {
+        let (id, untag, keep) = {
             let index = self.index.read().expect("the index is not poisoned");
             let id = index.resolve(query)?;
             let tags: Vec<ImageRef> = index.tags_of(&id).cloned().collect();
@@ -212,7 +212,7 @@ impl Store {
                     return Err(conflict(&id.short(), "must be forced", "image is referenced in multiple repositories".into()));
                 }
                 check_users(&id, &users, options.force)?;
-                (id, tags.into_iter().chain(digests).collect::<Vec<_>>())
+                (id, tags.into_iter().chain(digests).collect::<Vec<_>>(), false)
             } else {
                 let named = settled(&ImageRef::parse(query)?);
                 let mut untag = vec![named.clone()];
@@ -222,18 +222,20 @@ impl Store {
                     untag.extend(digests.iter().filter(|d| d.familiar_name() == named.familiar_name()).cloned());
                 }
                 let last = tags.iter().chain(&digests).all(|reference| untag.contains(reference));
-                if last && let Some(user) = users.first().filter(|user| !options.force || user.running) {
+                if last && let Some(user) = users.first().filter(|_| !options.force) {
                     let reason = format!("container {} is using its referenced image {}", user.id.short(), id.short());
-                    let force = if options.force { "cannot be forced" } else { "must force" };
-                    return Err(Error::Conflict { action: "remove repository reference", image: format!("{query:?} ({force})"), reason });
+                    let image = format!("{query:?} (must force)");
+                    return Err(Error::Conflict { action: "remove repository reference", image, reason });
                 }
-                (id, untag)
+                // By force the name goes even while a container runs; the image stays, without a name (as in Docker).
+                (id, untag, users.iter().any(|user| user.running))
             }
         };
-        self.remove_references(&id, untag, options)
+        self.remove_references(&id, untag, keep, options)
     }
 
-    fn remove_references(&self, id: &Digest, untag: Vec<ImageRef>, options: RemoveOptions) -> Result<Vec<Removed>> {
+    /// Takes names away, and the image with its last one, unless it shall be kept.
+    fn remove_references(&self, id: &Digest, untag: Vec<ImageRef>, keep: bool, options: RemoveOptions) -> Result<Vec<Removed>> {
         {
             let mut database = self.database.lock().expect("a database write does not panic");
             let writes: Vec<Write<'_>> = untag.iter().map(Write::DeleteReference).collect();
@@ -250,7 +252,7 @@ impl Store {
             let named = index.tags_of(id).next().is_some() || index.digests_of(id).next().is_some();
             (named, index.images.get(id).and_then(|image| image.record.parent.clone()))
         };
-        if named {
+        if named || keep {
             return Ok(removed);
         }
         self.delete_image(id)?;
@@ -265,7 +267,7 @@ impl Store {
                     && !index.images.values().any(|image| image.record.parent.as_ref() == Some(&parent))
             };
             if lonely {
-                removed.extend(self.remove_references(&parent, Vec::new(), options)?);
+                removed.extend(self.remove_references(&parent, Vec::new(), false, options)?);
             }
         }
         Ok(removed)
@@ -369,7 +371,7 @@ impl Store {
                 continue;
             }
             let untag = image.tags.into_iter().chain(image.digests).collect();
-            removed.extend(self.remove_references(&image.id, untag, RemoveOptions::default())?);
+            removed.extend(self.remove_references(&image.id, untag, false, RemoveOptions::default())?);
         }
         let broken: Vec<Digest> = self.index.read().expect("the index is not poisoned").broken.keys().cloned().collect();
         for id in broken {
