@@ -315,6 +315,9 @@ fn direct(network: &Network) -> Result<DirectOptions> {
     let (mut parent, mut link_mtu, mut mode, mut flag) = (None, None, "", "");
     for (key, value) in &network.options {
         match key.as_str() {
+            "parent" if value == "lo" => {
+                return Err(EngineError::invalid(format!("loopback interface is not a valid {driver} parent link")));
+            }
             "parent" => parent = Some(parsed(key, value, "the name of an interface")?),
             "macvlan_mode" | "mode" if network.driver == Driver::Macvlan => mode = value,
             "ipvlan_mode" | "mode" if network.driver == Driver::Ipvlan => mode = value,
@@ -409,6 +412,9 @@ mod tests {
         assert_eq!(options.parent.unwrap().as_str(), "eth0.50");
         assert!(Options::parse(&network(Driver::Macvlan, &[("macvlan_mode", "tree")])).is_err());
         assert!(Options::parse(&network(Driver::Macvlan, &[("ipvlan_mode", "l2")])).is_err());
+        assert!(
+            Options::parse(&network(Driver::Macvlan, &[("parent", "lo")])).unwrap_err().to_string().contains("not a valid macvlan parent")
+        );
     }
 
     #[test]
