@@ -3,6 +3,8 @@
 //!
 //! Runs on the engine's tokio runtime. Dropping the handle ends the listener and all it carries.
 
+mod carry;
+
 use crate::address::Protocol;
 use crate::error::{Error, Result};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
@@ -13,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{Interest, copy_bidirectional_with_sizes};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -29,9 +31,6 @@ const UDP_IDLE: Duration = Duration::from_secs(90);
 
 /// How long the container may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Copy buffer of each direction.
-const BUFFER: usize = 32 << 10;
 
 /// Datagrams carried before others have their turn.
 const TURN: usize = 64;
@@ -89,14 +88,14 @@ async fn streams(listener: TcpListener, protocol: Protocol, target: SocketAddr) 
     }
 }
 
-/// Both directions, each end of stream passed on by itself.
-async fn carry(mut client: TcpStream, protocol: Protocol, target: SocketAddr) {
+/// Connects to the container and carries the connection.
+async fn carry(client: TcpStream, protocol: Protocol, target: SocketAddr) {
     // A container that does not answer: the client sees its connection closed.
-    let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_TIMEOUT, connect(protocol, target)).await else { return };
+    let Ok(Ok(server)) = tokio::time::timeout(CONNECT_TIMEOUT, connect(protocol, target)).await else { return };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     // A broken connection is the ends' business, there is nobody else to tell.
-    copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await.ok();
+    carry::both_ways(&client, &server).await.ok();
 }
 
 async fn connect(protocol: Protocol, target: SocketAddr) -> io::Result<TcpStream> {
