@@ -76,11 +76,6 @@ impl Filters {
         self.0.contains_key(key)
     }
 
-    /// Whether one of the key's values is `value`; true when the key is absent.
-    pub fn matches_exactly(&self, key: &str, value: &str) -> bool {
-        self.0.get(key).is_none_or(|set| set.is_empty() || set.contains(value))
-    }
-
     /// The one boolean of a key (`true`, `1`, `false`, `0`), or the default when absent.
     pub fn boolean(&self, key: &str, default: bool) -> Result<bool, FilterError> {
         let Some(set) = self.0.get(key) else { return Ok(default) };

@@ -5,6 +5,7 @@
 //! [`State::apply`] asks for; nothing else changes the state.
 
 mod connect;
+mod streams;
 
 use crate::Inner;
 use crate::error::{EngineError, Result};
@@ -20,7 +21,6 @@ use naru_runtime::monitor::{Event as MonitorEvent, Request};
 use naru_runtime::spawner::AttachStream;
 use naru_types::{ContainerId, Name, Signal};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -727,44 +727,6 @@ impl Actor {
         Ok(())
     }
 
-    async fn attach(&mut self, streams: Streams) -> Result<StdUnixStream> {
-        match &self.view.state.phase {
-            Phase::Running { paused: true, .. } => {
-                Err(EngineError::conflict(format!("container {} is paused, unpause the container before attach", self.view.id)))
-            }
-            Phase::Restarting(_) => {
-                Err(EngineError::conflict(format!("container {} is restarting, wait until the container is running", self.view.id)))
-            }
-            Phase::Removing => Err(EngineError::NoSuchContainer(self.view.id.to_string())),
-            Phase::Running { .. } => {
-                let Streams { stdin, stdout, stderr } = streams;
-                let (_, stream) = monitor::ask(&self.directory, &Request::Attach { stdin, stdout, stderr }).await?;
-                stream.into_std().map_err(EngineError::io("take over", &self.directory))
-            }
-            Phase::Created | Phase::Exited(_) => {
-                let (ours, theirs) = StdUnixStream::pair().map_err(EngineError::io("make a stream for", &self.directory))?;
-                ours.set_nonblocking(true).map_err(EngineError::io("make a stream for", &self.directory))?;
-                self.waiting_attach.retain(|stream| !hung_up(&stream.socket));
-                self.waiting_attach.push(AttachStream {
-                    socket: OwnedFd::from(theirs),
-                    stdin: streams.stdin && self.view.spec.process.open_stdin,
-                    stdout: streams.stdout,
-                    stderr: streams.stderr,
-                });
-                Ok(ours)
-            }
-        }
-    }
-
-    async fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
-        if !self.view.state.is_running() {
-            return Err(EngineError::conflict(format!("Container {} is not running", self.view.id)));
-        }
-        monitor::ask(&self.directory, &Request::Resize { exec: None, rows, columns }).await?;
-        self.emit("resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
-        Ok(())
-    }
-
     fn begin_health(&mut self) {
         if let (Some(check), Some(container)) = (self.view.spec.health.clone(), self.container.upgrade()) {
             let started = match self.view.state.phase {
@@ -785,14 +747,6 @@ impl Actor {
             self.emit(format!("health_status: {}", after.as_str()), &[]);
         }
     }
-}
-
-/// True when the client at the other end has gone.
-fn hung_up(socket: &OwnedFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::new(socket, PollFlags::empty())];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 /// Attributes of a container's events.

@@ -110,14 +110,6 @@ pub enum Error {
     /// All default networks are taken.
     #[error("all predefined address pools have been fully subnetted")]
     NoFreeSubnet,
-    /// The network overlaps with one that exists.
-    #[error("invalid pool request: Pool overlaps with other one on this address space: {subnet} and {other}")]
-    Overlap {
-        /// What was asked for.
-        subnet: IpNet,
-        /// What exists.
-        other: IpNet,
-    },
     /// A text does not parse.
     #[error(transparent)]
     Parse(#[from] ParseError),
@@ -139,7 +131,7 @@ impl Error {
         match self {
             Error::PortAllocated { .. } | Error::PortHeld { .. } | Error::Bind { .. } | Error::NoFreePort { .. } => ErrorKind::Internal,
             Error::PoolExhausted { .. } | Error::NoFreeSubnet => ErrorKind::Unavailable,
-            Error::AddressInUse { .. } | Error::Overlap { .. } => ErrorKind::Forbidden,
+            Error::AddressInUse { .. } => ErrorKind::Forbidden,
             Error::BadAddress { .. } | Error::Parse(_) => ErrorKind::InvalidArgument,
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::NoParent { .. } | Error::BadParent { .. } => ErrorKind::InvalidArgument,

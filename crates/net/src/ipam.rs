@@ -60,11 +60,6 @@ impl Pool {
         self.gateway
     }
 
-    /// The gateway with the subnet's prefix.
-    pub fn gateway_net(&self) -> IpNet {
-        self.with_prefix(self.gateway)
-    }
-
     /// An address of this pool with the subnet's prefix.
     pub fn with_prefix(&self, address: IpAddr) -> IpNet {
         IpNet::new(address, self.subnet.prefix()).expect("the address is of the subnet's family")
@@ -152,23 +147,6 @@ impl SubnetPools {
         Ok(SubnetPools(pools))
     }
 
-    /// Adds a pool after those there are.
-    pub fn push(&mut self, base: IpNet, size: u8) -> Result<()> {
-        self.0.extend(SubnetPools::new(vec![(base, size)])?.0);
-        Ok(())
-    }
-
-    /// Adds the pool for IPv6 subnets of networks that name none: subnets of 64 bits of a base that
-    /// [`unique_local_base`] made.
-    pub fn push_unique_local(&mut self, base: IpNet) -> Result<()> {
-        self.push(base, 64)
-    }
-
-    /// True when there is a pool of this family.
-    pub fn has(&self, ipv4: bool) -> bool {
-        self.0.iter().any(|(base, _)| base.is_ipv4() == ipv4)
-    }
-
     /// The first subnet that overlaps nothing in `taken` (other networks, and what the host has routes to).
     pub fn allocate(&self, taken: &[IpNet], ipv4: bool) -> Result<IpNet> {
         let mut taken: Vec<&IpNet> = taken.iter().filter(|network| network.is_ipv4() == ipv4).collect();
@@ -200,15 +178,6 @@ impl SubnetPools {
     }
 }
 
-/// A base of 48 bits for IPv6 subnets of one engine (RFC 4193): random, so that two hosts that are connected later do
-/// not have the same. The engine keeps it.
-pub fn unique_local_base() -> IpNet {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes[..6]).expect("the kernel's random source cannot fail after boot");
-    bytes[0] = 0xfd;
-    IpNet::new(IpAddr::from(bytes), 48).expect("48 fits an IPv6 address")
-}
-
 /// A pool as the daemon's options have it: `base=172.30.0.0/16,size=24`.
 pub fn parse_pool(text: &str) -> Result<(IpNet, u8)> {
     let bad = |reason: &str| naru_types::ParseError::new("address pool", text, reason);
@@ -224,14 +193,6 @@ pub fn parse_pool(text: &str) -> Result<(IpNet, u8)> {
     let size = size.ok_or_else(|| bad("it has no size"))?;
     SubnetPools::new(vec![(base, size)])?;
     Ok((base, size))
-}
-
-/// Refuses a subnet that overlaps another network of the engine.
-pub fn check_overlap(subnet: IpNet, others: &[IpNet]) -> Result<()> {
-    match others.iter().find(|other| subnet.overlaps(other)) {
-        Some(other) => Err(Error::Overlap { subnet: subnet.network(), other: other.network() }),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -319,13 +280,10 @@ mod tests {
 
     #[test]
     fn subnets_of_ipv6_and_of_several_sizes() {
-        let base = unique_local_base();
-        assert_eq!((base.prefix(), base.address().to_string().starts_with("fd"), base.network()), (48, true, base));
-        assert_ne!(base, unique_local_base());
-        let mut pools = SubnetPools::new(vec![parse_pool("base=10.200.0.0/23,size=24").unwrap()]).unwrap();
-        assert!(!pools.has(false));
-        pools.push_unique_local(base).unwrap();
-        pools.push("10.201.0.0/16".parse().unwrap(), 20).unwrap();
+        let base: IpNet = "fd00:7:8::/48".parse().unwrap();
+        let first = parse_pool("base=10.200.0.0/23,size=24").unwrap();
+        assert!(SubnetPools::new(vec![first]).unwrap().allocate(&[], false).is_err());
+        let pools = SubnetPools::new(vec![first, (base, 64), ("10.201.0.0/16".parse().unwrap(), 20)]).unwrap();
         let mut taken = Vec::new();
         for expected in ["10.200.0.0/24", "10.200.1.0/24", "10.201.0.0/20", "10.201.16.0/20"] {
             let subnet = pools.allocate(&taken, true).unwrap();

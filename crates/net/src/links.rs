@@ -22,6 +22,10 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// RTMGRP_LINK: changes of links.
+const LINK_CHANGES: u32 = 1;
 
 /// A bridge and the host's addresses on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,21 +162,31 @@ impl Links {
 
     /// That a link has a carrier is seen to by a thread of the kernel, some time later; until then the bridge forwards
     /// nothing from it, and what is lost is sent again after a second. Asking for a link has it seen to at once with
-    /// kernels that are new enough, others get a little time.
+    /// kernels that are new enough; others tell when they have done it.
     fn settle(&self, plan: &VethPlan) -> Result<()> {
-        const TRIES: usize = 20;
-        for _ in 0..TRIES {
-            let mut batch = Batch::default();
-            look_at(&mut batch, plan.host_name.as_str());
-            batch.begin(GET_LINK, 0, "look at", "the bridge", &interface(0, plan.bridge, false));
-            let answers = self.socket().request(batch)?;
-            let is_settled = |answer: &Answer| answer.attributes(16).any(|(kind, value)| kind == ifla::OPERSTATE && value == [OPER_UP]);
-            if answers.iter().all(is_settled) {
+        /// Without a carrier for so long there is none to come: a first packet may wait then, nothing else.
+        const PATIENCE: Duration = Duration::from_millis(20);
+        if self.is_settled(plan)? {
+            return Ok(());
+        }
+        let changes = Socket::route_events(LINK_CHANGES)?;
+        let deadline = Instant::now() + PATIENCE;
+        // What has changed before they were listened to is seen by asking once more.
+        while !self.is_settled(plan)? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !changes.wait(left)? {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Ok(())
+    }
+
+    fn is_settled(&self, plan: &VethPlan) -> Result<bool> {
+        let mut batch = Batch::default();
+        look_at(&mut batch, plan.host_name.as_str());
+        batch.begin(GET_LINK, 0, "look at", "the bridge", &interface(0, plan.bridge, false));
+        let up = |answer: &Answer| answer.attributes(16).any(|(kind, value)| kind == ifla::OPERSTATE && value == [OPER_UP]);
+        Ok(self.socket().request(batch)?.iter().all(up))
     }
 
     fn make_pair(&self, plan: &VethPlan, namespace: BorrowedFd<'_>) -> Result<()> {
@@ -289,18 +303,10 @@ impl Links {
     }
 
     /// The networks the host has routes to, in all tables, default routes left out: new networks must not overlap them.
-    pub fn routed_networks(&self) -> Result<Vec<IpNet>> {
-        self.routed(|_| true)
-    }
-
-    /// The same without what is on the links that `is_ours` says: the engine's own bridges, whose subnets it knows.
+    /// Without what is on the links that `is_ours` says: the engine's own bridges, whose subnets it knows.
     pub fn foreign_networks(&self, is_ours: impl Fn(u32) -> bool) -> Result<Vec<IpNet>> {
-        self.routed(|link| !link.is_some_and(&is_ours))
-    }
-
-    fn routed(&self, counts: impl Fn(Option<u32>) -> bool) -> Result<Vec<IpNet>> {
         let routes = routes(&*self.socket())?;
-        let counted = routes.iter().filter(|route| !route.is_local() && counts(route.link));
+        let counted = routes.iter().filter(|route| !route.is_local() && !route.link.is_some_and(&is_ours));
         let mut networks: Vec<IpNet> = counted.filter_map(|route| route.destination).collect();
         networks.sort_unstable();
         networks.dedup();

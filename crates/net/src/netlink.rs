@@ -5,10 +5,12 @@
 //! nf_tables is a transaction.
 
 use crate::error::{Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 /// Flags of a request's header.
 pub(crate) mod flags {
@@ -156,10 +158,30 @@ impl Socket {
 
     /// A socket that hears of changes to the groups of these bits.
     pub fn netfilter_events(groups: u32) -> Result<Self> {
-        let socket = Self::open(Some(NETFILTER), "netfilter")?;
         // Bound also to none: only then it has a number of its own.
-        let bound = rustix::net::bind(&socket.0, &SocketAddrNetlink::new(0, groups));
-        bound.map(|()| socket).map_err(|errno| Error::kernel("listen to", "changes of nftables", errno))
+        Self::open(Some(NETFILTER), "netfilter")?.listening(groups, "changes of nftables")
+    }
+
+    /// The same of links, addresses and routes.
+    pub fn route_events(groups: u32) -> Result<Self> {
+        Self::open(None, "routing")?.listening(groups, "changes of links")
+    }
+
+    fn listening(self, groups: u32, to: &'static str) -> Result<Self> {
+        let bound = rustix::net::bind(&self.0, &SocketAddrNetlink::new(0, groups));
+        bound.map(|()| self).map_err(|errno| Error::kernel("listen to", to, errno))
+    }
+
+    /// Waits until something was told, and passes over what it was; false when nothing came in time.
+    pub fn wait(&self, patience: Duration) -> Result<bool> {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: patience.as_nanos().min(999_999_999) as i64 };
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        let count = rustix::io::retry_on_intr(|| poll(&mut polled, Some(&timeout)));
+        let count = count.map_err(|errno| Error::kernel("listen to", "changes of links", errno))?;
+        let mut buffer = vec![0; 64 << 10];
+        // More than there was room for is news, too.
+        while !matches!(self.receive(&mut buffer, RecvFlags::DONTWAIT), Err(Errno::AGAIN)) {}
+        Ok(count > 0)
     }
 
     fn open(protocol: Option<rustix::net::Protocol>, name: &str) -> Result<Self> {

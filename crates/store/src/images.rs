@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::index::{Database, Index, IndexBlob, LayerBlob, StoredImage, Write, settled};
 use crate::store::Store;
 use jiff::Timestamp;
-use naru_types::{ContainerId, Digest, ImageRef, Platform};
+use naru_types::{ContainerId, Digest, ImageRef};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -380,11 +380,6 @@ impl Store {
         }
         let partial = self.partials.sweep(Duration::ZERO)?;
         Ok((removed, before.saturating_sub(self.layers_size()) + partial))
-    }
-
-    /// True when the image can run here.
-    pub fn runs_here(image: &Image) -> bool {
-        Platform::host().runs(&image.config.platform())
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, Method};
 
-use super::{Body, ByteStream, Client, ClientError, path};
+use super::{Body, ByteStream, Client, ClientError};
 use crate::models::*;
 use crate::query::Query;
 
@@ -31,11 +31,6 @@ impl Client {
     /// `GET /images/json`
     pub async fn image_list(&self, query: &Query) -> Result<Vec<ImageSummary>, ClientError> {
         self.json("list images", Method::GET, "/images/json", query, Body::empty()).await
-    }
-
-    /// `GET /images/{name}/json`
-    pub async fn image_inspect(&self, name: &str) -> Result<ImageInspect, ClientError> {
-        self.json("inspect image", Method::GET, &image_path(name, "/json"), &Query::new(), Body::empty()).await
     }
 
     /// `GET /images/{name}/json`, unparsed.
@@ -114,11 +109,6 @@ impl Client {
     /// `POST /build/prune`
     pub async fn build_prune(&self, query: &Query) -> Result<BuildPruneReport, ClientError> {
         self.json("prune build cache", Method::POST, "/build/prune", query, Body::empty()).await
-    }
-
-    /// `GET /distribution/{name}/json`, unparsed.
-    pub async fn distribution_inspect_raw(&self, name: &str) -> Result<Bytes, ClientError> {
-        self.bytes("inspect distribution", Method::GET, &path("distribution", name, "/json"), &Query::new(), Body::empty()).await
     }
 
     /// `POST /store/check`, Naru's own; `auth` is base64url of credentials by registry.

@@ -119,26 +119,18 @@ where
     let waiting = Arc::default();
     let lines = Lines(sender, Arc::clone(&waiting));
     let mut work = Box::pin(start(lines));
-    // Docker tells where it pulls from when it has found something there.
-    let mut first = Vec::new();
-    let done = loop {
-        tokio::select! {
-            biased;
-            line = receiver.recv() => {
-                first.extend(line);
-                if first.len() > 1 {
-                    break None;
-                }
-            }
-            result = &mut work => break Some(result?),
-        }
+    // The first line is told when something was found.
+    let (first, done) = tokio::select! {
+        biased;
+        line = receiver.recv() => (line, None),
+        result = &mut work => (None, Some(result?)),
     };
     let (out, response) = body::stream("application/json");
     tokio::spawn(async move {
-        for line in first {
-            if out.send(Ok(message(&line))).await.is_err() {
-                return;
-            }
+        if let Some(line) = first
+            && out.send(Ok(message(&line))).await.is_err()
+        {
+            return;
         }
         let result = match done {
             Some(value) => Ok(value),

@@ -71,9 +71,9 @@ impl Networks {
         let mut joined = Vec::new();
         for attachment in &network.attachments {
             let entry = self.usable(attachment)?;
-            let endpoint = self.take_endpoint(&entry, view, attachment, place)?;
-            joined.push((entry, EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?, attachment.link_local.clone()));
-            place.endpoints.push(endpoint);
+            let options = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
+            place.endpoints.push(self.take_endpoint(&entry, view, attachment, &options, place)?);
+            joined.push((entry, options, &attachment.link_local));
         }
         // Ports first: they fail often, links do not.
         self.publish(&view.id, &view.name, network, place)?;
@@ -111,10 +111,16 @@ impl Networks {
         Ok(entry)
     }
 
-    fn take_endpoint(&self, entry: &Arc<Entry>, view: &View, attachment: &Attachment, place: &Place) -> Result<Endpoint> {
-        let wished = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?.interface;
+    fn take_endpoint(
+        &self,
+        entry: &Entry,
+        view: &View,
+        attachment: &Attachment,
+        options: &EndpointOptions,
+        place: &Place,
+    ) -> Result<Endpoint> {
         let free = |name: &String| place.endpoints.iter().all(|endpoint| endpoint.container_interface != *name);
-        let container_interface = match wished {
+        let container_interface = match options.interface.clone() {
             Some(name) if !free(&name) => {
                 return Err(EngineError::invalid(format!("two endpoints of the container want the interface {name}")));
             }
@@ -125,7 +131,7 @@ impl Networks {
             }
         };
         let hostname = view.spec.hostname.as_deref();
-        entry.join(Joining { container: &view.id, container_name: &view.name, attachment, hostname, container_interface })
+        entry.join(Joining { container: &view.id, container_name: &view.name, attachment, options, hostname, container_interface })
     }
 
     /// Makes an endpoint's link.
@@ -265,7 +271,7 @@ impl Networks {
             let attachment = Attachment { addresses: addresses.unwrap_or_else(|| attachment.addresses.clone()), ..attachment.clone() };
             let entry = self.find(&attachment.network)?;
             let options = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
-            let endpoint = self.take_endpoint(&entry, view, &attachment, &place)?;
+            let endpoint = self.take_endpoint(&entry, view, &attachment, &options, &place)?;
             self.link(&entry, &endpoint, &options, &attachment.link_local, &[], &inside)?;
             place.endpoints.push(endpoint);
         }
@@ -298,7 +304,7 @@ impl Networks {
         let ns = namespace_of(pid)?;
         let route = spawner.route_socket(ns.as_fd())?;
         let inside = Inside { ns: ns.as_fd(), route: route.as_fd() };
-        let endpoint = self.take_endpoint(&entry, view, attachment, place)?;
+        let endpoint = self.take_endpoint(&entry, view, attachment, &options, place)?;
         let mut new = place.clone();
         new.endpoints.push(endpoint.clone());
         // Routes come after, for all networks at once.

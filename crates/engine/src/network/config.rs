@@ -92,22 +92,7 @@ impl NetworkConfig {
 
     /// `bridge`, `host` and `none`.
     pub(super) fn predefined(&self, created: Timestamp) -> Vec<Network> {
-        let plain = |name: &str, driver: Driver| Network {
-            id: predefined_id(name),
-            name: name.to_owned(),
-            created,
-            driver,
-            ipv4: true,
-            ipv6: false,
-            subnets: vec![],
-            internal: false,
-            attachable: false,
-            config_only: false,
-            config_from: String::new(),
-            options: BTreeMap::new(),
-            ipam_options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-        };
+        let plain = |name: &str, driver: Driver| Network::plain(predefined_id(name), name.to_owned(), driver, created);
         let mut list = vec![plain("host", Driver::Host), plain("none", Driver::Null)];
         if self.bridge != "none" {
             let mut bridge = plain("bridge", Driver::Bridge);

@@ -50,6 +50,8 @@ pub(super) struct Joining<'a> {
     pub container: &'a ContainerId,
     pub container_name: &'a str,
     pub attachment: &'a Attachment,
+    /// The attachment's options, parsed.
+    pub options: &'a EndpointOptions,
     /// The host name that was asked for.
     pub hostname: Option<&'a str>,
     pub container_interface: String,
@@ -167,8 +169,7 @@ impl Entry {
             Driver::Ipvlan => None,
             _ => Some(wanted.mac.map_or_else(|| ipv4.map_or_else(MacAddress::random, MacAddress::of), MacAddress).0),
         };
-        // Parsed and checked before.
-        let rate = EndpointOptions::parse(&wanted.options).ok().and_then(|options| options.rate);
+        let rate = joining.options.rate;
         let mut names = vec![joining.container_name.to_owned()];
         names.extend(wanted.aliases.iter().cloned());
         names.push(joining.container.short().to_owned());
@@ -440,20 +441,9 @@ mod tests {
             chosen: true,
         };
         Entry::new(Network {
-            id: "cd".repeat(32),
-            name: "Office".into(),
-            created: Timestamp::UNIX_EPOCH,
-            driver: Driver::Bridge,
-            ipv4: true,
             ipv6: true,
             subnets: vec![subnet("10.0.0.0/29", "10.0.0.1"), subnet("fd00::/64", "fd00::1")],
-            internal: false,
-            attachable: false,
-            config_only: false,
-            config_from: String::new(),
-            options: BTreeMap::new(),
-            ipam_options: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            ..Network::plain("cd".repeat(32), "Office".into(), Driver::Bridge, Timestamp::UNIX_EPOCH)
         })
         .unwrap()
     }
@@ -464,6 +454,7 @@ mod tests {
             container: &container,
             container_name: name,
             attachment,
+            options: &EndpointOptions::default(),
             hostname: Some("spare"),
             container_interface: "eth0".into(),
         })

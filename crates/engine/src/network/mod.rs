@@ -277,7 +277,14 @@ impl Networks {
             .name("naru-firewall".into())
             .stack_size(256 << 10)
             .spawn(move || {
-                while let Ok(()) = watch.wait() {
+                loop {
+                    if let Err(error) = watch.wait() {
+                        tracing::error!(
+                            error = crate::chain(&error),
+                            "the firewall is not watched any more; rules that others delete return with the next start"
+                        );
+                        return;
+                    }
                     let Some(networks) = networks.upgrade() else { return };
                     match networks.firewall.repair() {
                         Ok(true) => tracing::warn!("another program changed the firewall rules of the networks; they are restored"),

@@ -127,6 +127,26 @@ pub fn predefined_id(name: &str) -> String {
 }
 
 impl Network {
+    /// A network of a user's with nothing said about it: IPv4, no subnets yet, no options.
+    pub(super) fn plain(id: String, name: String, driver: Driver, created: Timestamp) -> Network {
+        Network {
+            id,
+            name,
+            created,
+            driver,
+            ipv4: true,
+            ipv6: false,
+            subnets: vec![],
+            internal: false,
+            attachable: false,
+            config_only: false,
+            config_from: String::new(),
+            options: BTreeMap::new(),
+            ipam_options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// `bridge`, `host` or `none`.
     pub fn is_predefined(&self) -> bool {
         matches!(self.name.as_str(), "bridge" | "host" | "none") && self.id == predefined_id(&self.name)
@@ -362,20 +382,8 @@ mod tests {
 
     fn network(driver: Driver, options: &[(&str, &str)]) -> Network {
         Network {
-            id: "ab".repeat(32),
-            name: "n".into(),
-            created: Timestamp::UNIX_EPOCH,
-            driver,
-            ipv4: true,
-            ipv6: false,
-            subnets: vec![],
-            internal: false,
-            attachable: false,
-            config_only: false,
-            config_from: String::new(),
             options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            ipam_options: BTreeMap::new(),
-            labels: BTreeMap::new(),
+            ..Network::plain("ab".repeat(32), "n".into(), driver, Timestamp::UNIX_EPOCH)
         }
     }
 
