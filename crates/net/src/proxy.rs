@@ -1,46 +1,51 @@
 //! What the firewall cannot rewrite, carried by the engine: connections to a published port from 127.0.0.1 or ::1, from
 //! IPv6 to a container with IPv4 only, and everything while the table is gone.
 //!
-//! Runs on the engine's tokio runtime. Dropping the handle ends the listener and all it carries.
+//! Runs on the engine's tokio runtime. The ports of a container wait in one epoll set that one task watches, so that a port
+//! nobody asks costs its socket and a few words. Dropping the handle ends the task and all it carries.
 
 mod carry;
+mod datagrams;
 
 use crate::address::Protocol;
 use crate::error::{Error, Result};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
-use std::cell::RefCell;
-use std::collections::HashMap;
+use datagrams::{Peers, UDP_IDLE};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::net::unix::pipe::Receiver;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Connections of one port at a time; more wait in the kernel's queue.
+/// Connections of one container at a time; more wait in the kernel's queues.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// UDP peers of one port; the one silent for longest makes room.
-const MAX_PEERS: usize = 1024;
+/// Ports that are looked at before other containers have their turn.
+const PORTS_A_TURN: usize = 16;
 
-/// A UDP peer that is silent for so long is forgotten, as Docker's proxy does.
-const UDP_IDLE: Duration = Duration::from_secs(90);
+/// Connections that one port may bring before others have their turn.
+const CONNECTIONS_A_TURN: usize = 16;
 
 /// How long the container may take to accept.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Datagrams carried before others have their turn.
-const TURN: usize = 64;
-
-thread_local! {
-    /// Datagrams are received here, sent from here, and never wait here: idle ports and peers hold no buffer.
-    static DATAGRAM: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+/// A bound socket (see [`crate::ports::Reservation::take_socket`]) and where in a container it leads.
+#[derive(Debug)]
+pub struct Served {
+    /// tcp, udp or sctp.
+    pub protocol: Protocol,
+    /// Listening, but with UDP. Others may keep it open, too.
+    pub socket: Arc<OwnedFd>,
+    /// Address and port of the container.
+    pub target: SocketAddr,
 }
 
-/// A running proxy of one port.
+/// The running proxy of some ports.
 #[derive(Debug)]
 pub struct Proxy(JoinHandle<()>);
 
@@ -50,42 +55,85 @@ impl Drop for Proxy {
     }
 }
 
-/// Carries what arrives at a bound socket (see [`crate::ports::Reservation::take_socket`]) to a container. Must be called
-/// within a tokio runtime.
-pub fn start(protocol: Protocol, socket: OwnedFd, target: SocketAddr) -> Result<Proxy> {
-    let fail = |source| Error::Bind { address: target, protocol, source };
-    Ok(match protocol {
-        // The calls are the same for both.
-        Protocol::Tcp | Protocol::Sctp => {
-            let listener = TcpListener::from_std(std::net::TcpListener::from(socket)).map_err(fail)?;
-            Proxy(tokio::spawn(streams(listener, protocol, target)))
-        }
-        Protocol::Udp => {
-            let socket = UdpSocket::from_std(std::net::UdpSocket::from(socket)).map_err(fail)?;
-            Proxy(tokio::spawn(udp(Arc::new(socket), target)))
-        }
-    })
+/// Carries what arrives at the sockets to where they lead. Must be called within a tokio runtime.
+pub fn serve(ports: Vec<Served>) -> Result<Proxy> {
+    let set = watch(&ports)?;
+    Ok(Proxy(tokio::spawn(carry_all(set, ports))))
 }
 
-async fn streams(listener: TcpListener, protocol: Protocol, target: SocketAddr) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// The ports as an epoll set; an event's data is the port's index.
+fn watch(ports: &[Served]) -> Result<Receiver> {
+    let fail = |errno: Errno| Error::Kernel { action: "watch", object: format!("{} published ports", ports.len()), source: errno.into() };
+    let set = epoll::create(CreateFlags::CLOEXEC).map_err(fail)?;
+    for (index, port) in (0..).zip(ports) {
+        if port.protocol == Protocol::Udp {
+            datagrams::prepare(&port.socket, port.target);
+        }
+        epoll::add(&set, &port.socket, EventData::new_u64(index), EventFlags::IN).map_err(fail)?;
+    }
+    // A receiver is no more than tokio's registration of a descriptor that becomes readable; nothing is read by it.
+    Receiver::from_owned_fd_unchecked(set).map_err(|source| fail(Errno::from_io_error(&source).unwrap_or(Errno::NOMEM)))
+}
+
+async fn carry_all(set: Receiver, ports: Vec<Served>) {
     let mut carried = JoinSet::new();
+    let mut peers = Peers::default();
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => {
-                    carried.spawn(async move {
-                        carry(client, protocol, target).await;
-                        drop(place);
-                    });
+            ready = set.readable(), if carried.len() < MAX_CONNECTIONS => {
+                if ready.is_err() {
+                    return;
                 }
-                // Out of descriptors: waiting is all that helps.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            },
+                let waiting = match set.try_io(|| waiting(&set)) {
+                    Ok(waiting) => waiting,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(_) => return,
+                };
+                for port in waiting.into_iter().filter_map(|index| ports.get(index)) {
+                    if port.protocol == Protocol::Udp {
+                        peers.receive(port);
+                    } else if accept(port, &mut carried).is_err() {
+                        // Out of descriptors: waiting is all that helps.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            () = tokio::time::sleep(UDP_IDLE / 3), if !peers.is_empty() => peers.forget_idle(),
             Some(_) = carried.join_next() => {}
         }
     }
+}
+
+/// Some of the ports at which something waits; `WouldBlock` when there is none.
+fn waiting(set: &Receiver) -> io::Result<Vec<usize>> {
+    let mut events = Vec::with_capacity(PORTS_A_TURN);
+    let at_once = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match epoll::wait(set, rustix::buffer::spare_capacity(&mut events), Some(&at_once)) {
+        Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+        Ok(_) | Err(Errno::INTR) => Ok(events.iter().filter_map(|event| usize::try_from(event.data.u64()).ok()).collect()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Takes the connections that wait at a port.
+fn accept(port: &Served, carried: &mut JoinSet<()>) -> Result<(), Errno> {
+    for _ in 0..CONNECTIONS_A_TURN {
+        if carried.len() >= MAX_CONNECTIONS {
+            break;
+        }
+        match rustix::net::accept_with(&port.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(client) => {
+                let client = TcpStream::from_std(client.into()).map_err(|_| Errno::NFILE)?;
+                carried.spawn(carry(client, port.protocol, port.target));
+            }
+            Err(Errno::AGAIN) => break,
+            // The client has gone again.
+            Err(Errno::CONNABORTED | Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Connects to the container and carries the connection.
@@ -108,110 +156,16 @@ async fn connect(protocol: Protocol, target: SocketAddr) -> io::Result<TcpStream
     TcpSocket::from_std_stream(socket.into()).connect(target).await
 }
 
-/// A peer's own socket towards the container, and when it last sent.
-struct Peer {
-    socket: Arc<UdpSocket>,
-    last: tokio::time::Instant,
-    answers: JoinHandle<()>,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.answers.abort();
-    }
-}
-
-/// Who sent, and to which address of this host, from which the answers come.
-type Ends = (SocketAddr, Option<IpAddr>);
-
-type Peers = HashMap<Ends, Peer>;
-
-async fn udp(socket: Arc<UdpSocket>, target: SocketAddr) {
-    // Without it answers of a host with several addresses may come from another than the one asked.
-    if let Err(error) = naru_sys::net::tell_destinations(socket.as_fd(), socket.local_addr().is_ok_and(|own| own.is_ipv4())) {
-        tracing::debug!(%target, %error, "datagrams do not tell where they were sent to");
-    }
-    let mut peers = Peers::new();
-    loop {
-        tokio::select! {
-            ready = socket.readable() => if ready.is_err() {
-                return;
-            },
-            () = tokio::time::sleep(UDP_IDLE / 3), if !peers.is_empty() => {
-                let now = tokio::time::Instant::now();
-                peers.retain(|_, peer| now - peer.last < UDP_IDLE);
-                continue;
-            }
-        }
-        DATAGRAM.with_borrow_mut(|buffer| receive(&socket, target, &mut peers, buffer));
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Carries what has arrived from clients.
-fn receive(socket: &Arc<UdpSocket>, target: SocketAddr, peers: &mut Peers, buffer: &mut [u8]) {
-    for _ in 0..TURN {
-        let received = socket.try_io(Interest::READABLE, || Ok(naru_sys::net::receive(socket.as_fd(), buffer)?));
-        let (length, from) = match received {
-            Ok((length, client, asked)) => (length, (client, asked)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            // An answer that could not be delivered shows here as an error of the socket; it goes on.
-            Err(_) => continue,
-        };
-        if !peers.contains_key(&from) {
-            let Ok(peer) = introduce(socket, from, target) else { continue };
-            if peers.len() >= MAX_PEERS {
-                let oldest = peers.iter().min_by_key(|(_, peer)| peer.last).map(|(address, _)| *address);
-                oldest.and_then(|address| peers.remove(&address));
-            }
-            peers.insert(from, peer);
-        }
-        if let Some(peer) = peers.get_mut(&from) {
-            peer.last = tokio::time::Instant::now();
-            // A datagram that cannot be sent is lost, as datagrams are.
-            rustix::net::send(&peer.socket, &buffer[..length], SendFlags::DONTWAIT).ok();
-        }
-    }
-}
-
-/// A socket for a client that was not known.
-fn introduce(back: &Arc<UdpSocket>, from: Ends, target: SocketAddr) -> io::Result<Peer> {
-    let any = SocketAddr::new(if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, 0);
-    let socket = std::net::UdpSocket::bind(any)?;
-    socket.connect(target)?;
-    socket.set_nonblocking(true)?;
-    let socket = Arc::new(UdpSocket::from_std(socket)?);
-    let answers = tokio::spawn(answers(socket.clone(), back.clone(), from));
-    Ok(Peer { socket, last: tokio::time::Instant::now(), answers })
-}
-
-/// Carries what the container answers to one client.
-async fn answers(socket: Arc<UdpSocket>, back: Arc<UdpSocket>, (client, asked): Ends) {
-    loop {
-        match socket.ready(Interest::READABLE | Interest::ERROR).await {
-            // The container refused a datagram: the next may be welcome.
-            Ok(ready) if ready.is_error() => drop(socket.take_error()),
-            Ok(_) => {}
-            Err(_) => return,
-        }
-        DATAGRAM.with_borrow_mut(|buffer| {
-            for _ in 0..TURN {
-                match socket.try_recv(buffer) {
-                    // One that cannot be sent is lost, as datagrams are.
-                    Ok(length) => drop(naru_sys::net::send_from(back.as_fd(), &buffer[..length], asked, client)),
-                    Err(_) => return,
-                }
-            }
-        });
-        tokio::task::yield_now().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ports::Ports;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UdpSocket};
+
+    fn start(protocol: Protocol, socket: OwnedFd, target: SocketAddr) -> Result<Proxy> {
+        serve(vec![Served { protocol, socket: Arc::new(socket), target }])
+    }
 
     fn held(protocol: Protocol) -> (OwnedFd, SocketAddr) {
         let mut held = Ports::new().reserve(protocol, &["127.0.0.1".parse().unwrap()], (0, 0), "test").unwrap();
@@ -243,6 +197,37 @@ mod tests {
         drop(proxy);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn many_ports_each_lead_to_their_own_target() {
+        // More than are looked at in a turn, all at once.
+        let mut ports = Vec::new();
+        let (mut addresses, mut targets) = (Vec::new(), JoinSet::new());
+        for n in 0..3 * PORTS_A_TURN {
+            let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (socket, address) = held(Protocol::Tcp);
+            ports.push(Served { protocol: Protocol::Tcp, socket: Arc::new(socket), target: target.local_addr().unwrap() });
+            addresses.push(address);
+            targets.spawn(async move {
+                for _ in 0..2 * CONNECTIONS_A_TURN {
+                    target.accept().await.unwrap().0.write_all(&[n as u8]).await.unwrap();
+                }
+            });
+        }
+        let _proxy = serve(ports).unwrap();
+        let mut clients = JoinSet::new();
+        for (n, address) in addresses.into_iter().enumerate() {
+            for _ in 0..2 * CONNECTIONS_A_TURN {
+                clients.spawn(async move {
+                    let mut answer = Vec::new();
+                    TcpStream::connect(address).await.unwrap().read_to_end(&mut answer).await.unwrap();
+                    assert_eq!(answer, [n as u8]);
+                });
+            }
+        }
+        clients.join_all().await;
+        targets.join_all().await;
     }
 
     #[tokio::test]

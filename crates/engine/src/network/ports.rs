@@ -7,26 +7,26 @@ use crate::error::{EngineError, Result};
 use crate::spec::{NetworkSpec, PortSpec};
 use naru_net::FirewallMode;
 use naru_net::ports::Reservation;
-use naru_net::proxy::{self, Proxy};
+use naru_net::proxy::{self, Proxy, Served};
 use naru_types::ContainerId;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 /// What holds a container's ports.
 #[derive(Default)]
 pub(super) struct Held {
     ports: Vec<Port>,
-    proxies: Vec<Proxy>,
+    proxy: Option<Proxy>,
 }
 
 /// A port of the host.
 struct Port {
     reservation: Reservation,
     /// Absent with SCTP. Stays here, so that another proxy can serve it when the target changes.
-    socket: Option<OwnedFd>,
+    socket: Option<Arc<OwnedFd>>,
     container_port: u16,
 }
 
@@ -59,7 +59,7 @@ impl Networks {
                     host_port: reservation.address.port(),
                 });
             }
-            held.keep(reservations, place, port.container_port)?;
+            held.keep(reservations, port.container_port);
             if self.config.firewall == FirewallMode::RespectHost && held.ports.last().is_some_and(|port| port.socket.is_none()) {
                 let (port, protocol) = (port.container_port, port.protocol.as_str());
                 return Err(EngineError::invalid(format!(
@@ -67,6 +67,7 @@ impl Networks {
                 )));
             }
         }
+        held.serve(place)?;
         place.ports = published;
         let maps = place.port_maps();
         if !maps.is_empty()
@@ -87,8 +88,9 @@ impl Networks {
         for port in &place.ports {
             let range = (port.host_port, port.host_port);
             let reservations = self.ports.reserve(port.protocol.into(), &[port.host_ip], range, name)?;
-            held.keep(reservations, place, port.container_port)?;
+            held.keep(reservations, port.container_port);
         }
+        held.serve(place)?;
         self.held().insert(id.clone(), held);
         Ok(())
     }
@@ -142,32 +144,31 @@ fn wanted(spec: &NetworkSpec) -> Vec<PortSpec> {
 }
 
 impl Held {
-    /// Keeps reserved ports and serves what the firewall does not rewrite.
-    fn keep(&mut self, reservations: Vec<Reservation>, place: &Place, container_port: u16) -> Result<()> {
-        for mut reservation in reservations {
-            let port = Port { socket: reservation.take_socket(), reservation, container_port };
-            self.proxies.extend(port.serve(place)?);
-            self.ports.push(port);
-        }
-        Ok(())
+    /// Keeps reserved ports.
+    fn keep(&mut self, reservations: Vec<Reservation>, container_port: u16) {
+        self.ports.extend(reservations.into_iter().map(|mut reservation| {
+            let socket = reservation.take_socket().map(Arc::new);
+            Port { socket, reservation, container_port }
+        }));
     }
 
-    /// Serves all ports anew. The sockets stay open, so that no client is turned away meanwhile.
+    /// Serves what the firewall does not rewrite, anew when it was served before. The sockets stay open, so that no client
+    /// is turned away meanwhile.
     fn serve(&mut self, place: &Place) -> Result<()> {
-        self.proxies.clear();
-        for port in &self.ports {
-            self.proxies.extend(port.serve(place)?);
+        self.proxy = None;
+        let served: Vec<Served> = self.ports.iter().filter_map(|port| port.served(place)).collect();
+        if !served.is_empty() {
+            self.proxy = Some(proxy::serve(served)?);
         }
         Ok(())
     }
 }
 
 impl Port {
-    fn serve(&self, place: &Place) -> Result<Option<Proxy>> {
-        let address = self.reservation.address;
-        let (Some(target), Some(socket)) = (place.target(address.ip()), &self.socket) else { return Ok(None) };
-        let socket = socket.try_clone().map_err(EngineError::io("serve the port", address.to_string()))?;
-        Ok(Some(proxy::start(self.reservation.protocol, socket, SocketAddr::new(target, self.container_port))?))
+    fn served(&self, place: &Place) -> Option<Served> {
+        let target = place.target(self.reservation.address.ip())?;
+        let target = SocketAddr::new(target, self.container_port);
+        Some(Served { protocol: self.reservation.protocol, socket: Arc::clone(self.socket.as_ref()?), target })
     }
 }
 

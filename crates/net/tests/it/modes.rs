@@ -194,7 +194,8 @@ fn serve_ports(host: &Host, ports: &[(Protocol, &str, &str)]) -> Server {
             for (protocol, host, container) in ports {
                 let range = (host.port(), host.port());
                 for mut held in all.reserve(protocol, &[host.ip()], range, "test").unwrap() {
-                    let proxy = proxy::start(protocol, held.take_socket().unwrap(), container).unwrap();
+                    let socket = std::sync::Arc::new(held.take_socket().unwrap());
+                    let proxy = proxy::serve(vec![proxy::Served { protocol, socket, target: container }]).unwrap();
                     kept.push((held, proxy));
                 }
             }
