@@ -138,6 +138,7 @@ async fn run(config: Config) -> Result<(), DaemonError> {
         signal = termination() => {
             tracing::info!(signal, "leaving; containers go on");
             finish_requests(&app).await;
+            app.engine.leave();
         }
     }
     Ok(())

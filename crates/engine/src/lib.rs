@@ -33,6 +33,7 @@ pub mod volumes;
 
 pub use error::{EngineError, Result, chain};
 pub use launch::Run;
+pub use naru_net::MARK as PACKET_MARK;
 pub use oci::parse_device_rule;
 
 use container::{Birth, Container, View};
@@ -277,6 +278,13 @@ impl Engine {
     /// The networks.
     pub fn networks(&self) -> &Networks {
         &self.0.networks
+    }
+
+    /// The daemon leaves. Containers that run go on; without any, nothing of the host's is held for them.
+    pub fn leave(&self) {
+        if self.containers().iter().all(|view| view.state.pid().is_none()) {
+            self.networks().close_passages();
+        }
     }
 
     /// Makes a network.

@@ -8,6 +8,7 @@
 //! postrouting          from subnets4/6 after a rewrite: masquerade; to outside, from snat4/6: the address it says,
 //!                      from masq4/6: masquerade
 //! input                from a bridge of `sealed`: drop
+//! passing              from or to a bridge: the mark by which others' chains let it pass, see `passage`
 //! forward              established: accept
 //!                      from an internal bridge: drop
 //!                      to a bridge: published, or between a pair of bridges, or to open4/6 (address . protocol . port),
@@ -30,6 +31,7 @@ use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
+use crate::passage;
 use crate::watch::Watch;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -285,8 +287,17 @@ pub struct Firewall {
     mode: FirewallMode,
     socket: Mutex<Socket>,
     state: Mutex<State>,
-    /// Others changed the table since it was last written whole.
-    damaged: Arc<AtomicBool>,
+    /// What a [`Watch`] has seen since.
+    seen: Arc<Seen>,
+}
+
+/// What others did.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// They changed the table since it was last written whole.
+    pub damaged: AtomicBool,
+    /// A rule of ours lies in a chain of theirs.
+    pub passed: AtomicBool,
 }
 
 const fn set(name: &'static str, key_kind: u32, key_length: u32) -> Set {
@@ -366,8 +377,8 @@ fn write_rewriting(transaction: &mut Transaction<'_>) {
 
 fn write_filters(transaction: &mut Transaction<'_>) {
     use Expression::{
-        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, StateIs,
-        WasRewritten,
+        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, SetMark,
+        StateIs, WasRewritten,
     };
     const NEW: u32 = 8;
     const ESTABLISHED_OR_RELATED: u32 = 6;
@@ -379,6 +390,10 @@ fn write_filters(transaction: &mut Transaction<'_>) {
     transaction.rule("raw", &[NotFrom("lo"), IsFamily(nft::IPV4), local[0], local[1], local[2], In("local4"), Drop]);
     transaction.chain("input", nft::INPUT);
     transaction.rule("input", &[LoadInName { register: 1 }, In("sealed"), StateIs(NEW), Drop]);
+    transaction.chain("passing", nft::BEFORE_FORWARD);
+    for load in [LoadInName { register: 1 }, LoadOutName { register: 1 }] {
+        transaction.rule("passing", &[load, In("bridges"), SetMark(passage::MARK), Accept]);
+    }
     transaction.chain("forward", nft::FORWARD);
     transaction.rule("forward", &[StateIs(ESTABLISHED_OR_RELATED), Accept]);
     let to_bridge = [LoadOutName { register: 1 }, In("bridges")];
@@ -409,20 +424,29 @@ impl Firewall {
             mode,
             socket: Mutex::new(Socket::netfilter()?),
             state: Mutex::default(),
-            damaged: Arc::default(),
+            seen: Arc::default(),
         })
     }
 
     /// Tells of changes to the table by others; see [`Watch::wait`].
     pub fn watch(&self) -> Result<Watch> {
         let own_port = self.socket.lock().expect("an exchange does not panic").port()?;
-        Watch::open(&self.table, own_port, self.damaged.clone())
+        Watch::open(&self.table, own_port, self.seen.clone())
     }
 
-    /// Chains of others that drop what is forwarded unless they accept it themselves, as `ip filter FORWARD`: containers
-    /// have no outside behind them, whatever is accepted here. They are not changed; who runs the host should know.
-    pub fn obstacles(&self) -> Result<Vec<String>> {
-        nft::dropping_forward(&self.socket.lock().expect("an exchange does not panic"), &self.table)
+    /// Lets containers' packets pass the chains that programs of the host share and that would drop them, and names those
+    /// that drop them nevertheless, as `inet mine forward`: whoever wrote them should know that containers have no outside
+    /// behind them, whatever is accepted here.
+    pub fn open_passages(&self) -> Result<Vec<String>> {
+        let passages = passage::open(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
+        self.seen.passed.store(!passages.open.is_empty(), Ordering::Release);
+        Ok(passages.closed.iter().map(ToString::to_string).collect())
+    }
+
+    /// Takes the rules of [`Firewall::open_passages`] back, for when no container is there any more.
+    pub fn close_passages(&self) -> Result<()> {
+        self.seen.passed.store(false, Ordering::Release);
+        passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)
     }
 
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the
@@ -526,12 +550,12 @@ impl Firewall {
     /// true when it was.
     pub fn repair(&self) -> Result<bool> {
         let state = self.state.lock().expect("a change does not panic");
-        let damaged = self.damaged.swap(false, Ordering::AcqRel);
+        let damaged = self.seen.damaged.swap(false, Ordering::AcqRel);
         if !damaged && nft::table_exists(&self.socket.lock().expect("an exchange does not panic"), &self.table)? {
             return Ok(false);
         }
         let written = self.write_all(&state);
-        self.damaged.store(written.is_err(), Ordering::Release);
+        self.seen.damaged.store(written.is_err(), Ordering::Release);
         written.map(|()| true)
     }
 

@@ -5,7 +5,8 @@
 //! - [`ipam`]: which subnet, which address. [`ports`]: host ports held by sockets. [`proxy`]: what cannot be rewritten.
 //! - [`dns`]: containers' names. [`hosts`], [`resolv`]: the container's files.
 //!
-//! No program is executed, no file of the host's configuration is changed, no other table or link is touched. All calls
+//! No program is executed, no file of the host's configuration is changed, no other table or link is touched, but for one
+//! rule in a chain that would drop what containers send (`passage`). All calls
 //! but those of [`proxy`] and [`dns`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
 //! is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
 
@@ -23,6 +24,7 @@ pub mod ipam;
 mod links;
 mod netlink;
 mod nft;
+mod passage;
 pub mod ports;
 pub mod proxy;
 mod rates;
@@ -35,6 +37,7 @@ pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Pa
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan};
+pub use passage::MARK;
 pub use rates::Rate;
 pub use rtnetlink::Link;
 pub use watch::Watch;

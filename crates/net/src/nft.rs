@@ -11,16 +11,19 @@ const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = SUBSYSTEM;
 const GET_TABLE: u16 = SUBSYSTEM | 1;
-const DELETE_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+pub(crate) const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+pub(crate) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(crate) const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
+pub(crate) const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(crate) const GET_RULE: u16 = SUBSYSTEM | 7;
+pub(crate) const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
 
 /// NFPROTO_INET: rules of one table for IPv4 and IPv6.
-const INET: u8 = 1;
+pub(crate) const INET: u8 = 1;
 pub(crate) const IPV4: u8 = 2;
 pub(crate) const IPV6: u8 = 10;
 
@@ -52,6 +55,8 @@ pub(crate) const SNAT: Hook = Hook { kind: "nat", number: 4, priority: 100 };
 /// Before connections are tracked.
 pub(crate) const RAW: Hook = Hook { kind: "filter", number: 0, priority: -300 };
 pub(crate) const INPUT: Hook = Hook { kind: "filter", number: 1, priority: 0 };
+/// Before the chains in which others filter, at 0 or later.
+pub(crate) const BEFORE_FORWARD: Hook = Hook { kind: "filter", number: 2, priority: -10 };
 pub(crate) const FORWARD: Hook = Hook { kind: "filter", number: 2, priority: 0 };
 
 /// A set or map.
@@ -134,6 +139,10 @@ pub(crate) enum Expression {
     },
     /// Rewrites the source to that of the link the packet leaves by.
     Masquerade,
+    /// Adds this bit to the packet's mark.
+    SetMark(u32),
+    /// The packet's mark has this bit.
+    IsMarked(u32),
     Accept,
     Drop,
 }
@@ -145,16 +154,14 @@ pub(crate) struct Transaction<'a> {
     batch: Batch,
 }
 
-fn header(family: u8, resource: u16) -> [u8; 4] {
+pub(crate) fn header(family: u8, resource: u16) -> [u8; 4] {
     let resource = resource.to_be_bytes();
     [family, 0, resource[0], resource[1]]
 }
 
 impl<'a> Transaction<'a> {
     pub fn new(table: &'a str) -> Self {
-        let mut batch = Batch::default();
-        batch.begin(BATCH_BEGIN, 0, "begin a change of nftables", table, &header(0, SUBSYSTEM >> 8));
-        Transaction { table, batch }
+        Transaction { table, batch: begin(table) }
     }
 
     /// Nothing but its beginning.
@@ -249,16 +256,28 @@ impl<'a> Transaction<'a> {
     pub fn rule(&mut self, chain: &str, expressions: &[Expression]) {
         self.begin(NEW_RULE, flags::CREATE | flags::APPEND, "add a rule to", chain);
         self.batch.text(2, chain);
-        self.batch.nest(4, |b| expressions.iter().for_each(|expression| write(b, *expression)));
+        self.batch.nest(4, |b| write_all(b, expressions));
     }
 
     /// Carries everything out, or nothing.
-    pub fn commit(mut self, socket: &Socket) -> Result<()> {
-        // The last request's answer comes after the transaction has succeeded.
-        self.batch.acknowledge();
-        self.batch.begin(BATCH_END, 0, "end a change of nftables", self.table, &header(0, SUBSYSTEM >> 8));
-        socket.request(self.batch).map(drop)
+    pub fn commit(self, socket: &Socket) -> Result<()> {
+        commit(self.batch, socket, self.table)
     }
+}
+
+/// The beginning of a transaction; `table` names it in errors.
+pub(crate) fn begin(table: &str) -> Batch {
+    let mut batch = Batch::default();
+    batch.begin(BATCH_BEGIN, 0, "begin a change of nftables", table, &header(0, SUBSYSTEM >> 8));
+    batch
+}
+
+/// Carries a transaction out.
+pub(crate) fn commit(mut batch: Batch, socket: &Socket, table: &str) -> Result<()> {
+    // The last request's answer comes after the transaction has succeeded.
+    batch.acknowledge();
+    batch.begin(BATCH_END, 0, "end a change of nftables", table, &header(0, SUBSYSTEM >> 8));
+    socket.request(batch).map(drop)
 }
 
 /// True when the table exists.
@@ -273,38 +292,56 @@ pub(crate) fn table_exists(socket: &Socket, table: &str) -> Result<bool> {
     }
 }
 
-/// Chains of other tables that drop what is forwarded unless a rule of theirs accepts it: as `ip filter FORWARD`.
-pub(crate) fn dropping_forward(socket: &Socket, own_table: &str) -> Result<Vec<String>> {
-    const TABLE: u16 = 1;
-    const NAME: u16 = 3;
-    const HOOK: u16 = 4;
-    const POLICY: u16 = 5;
-    let mut batch = Batch::default();
-    batch.begin(GET_CHAIN, flags::DUMP, "list", "chains of nftables", &header(0, 0));
-    let mut found = Vec::new();
-    for answer in socket.dump(batch)? {
-        let family = match answer.0.first().copied() {
-            Some(INET) => "inet",
-            Some(IPV4) => "ip",
-            Some(IPV6) => "ip6",
-            _ => continue,
+/// A chain at the forward hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub family: u8,
+    pub table: String,
+    pub name: String,
+    /// Drops what none of its rules accepts.
+    pub drops: bool,
+}
+
+impl std::fmt::Display for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let family = match self.family {
+            IPV4 => "ip",
+            IPV6 => "ip6",
+            _ => "inet",
         };
+        write!(f, "{family} {} {}", self.table, self.name)
+    }
+}
+
+impl Chain {
+    /// From the kernel's message; `None` when it hangs elsewhere, or filters something else than IP.
+    pub fn read(message: &[u8]) -> Option<Chain> {
+        const TABLE: u16 = 1;
+        const NAME: u16 = 3;
+        const HOOK: u16 = 4;
+        const POLICY: u16 = 5;
+        let family = message.first().copied().filter(|family| [INET, IPV4, IPV6].contains(family))?;
         let text = |value: &[u8]| String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned();
-        let (mut table, mut name, mut is_forward, mut is_drop) = (String::new(), String::new(), false, false);
-        for (kind, value) in answer.attributes(4) {
+        let mut chain = Chain { family, table: String::new(), name: String::new(), drops: false };
+        let mut is_forward = false;
+        for (kind, value) in attributes(message.get(4..)?) {
             match kind {
-                TABLE => table = text(value),
-                NAME => name = text(value),
+                TABLE => chain.table = text(value),
+                NAME => chain.name = text(value),
                 HOOK => is_forward = attributes(value).any(|(kind, value)| kind == 1 && value == FORWARD.number.to_be_bytes()),
-                POLICY => is_drop = value == 0u32.to_be_bytes(),
+                POLICY => chain.drops = value == 0u32.to_be_bytes(),
                 _ => {}
             }
         }
-        if is_forward && is_drop && !(family == "inet" && table == own_table) {
-            found.push(format!("{family} {table} {name}"));
-        }
+        is_forward.then_some(chain)
     }
-    Ok(found)
+}
+
+/// All chains at the forward hook.
+pub(crate) fn forward_chains(socket: &Socket) -> Result<Vec<Chain>> {
+    let mut batch = Batch::default();
+    batch.begin(GET_CHAIN, flags::DUMP, "list", "chains of nftables", &header(0, 0));
+    Ok(socket.dump(batch)?.iter().filter_map(|answer| Chain::read(&answer.0)).collect())
 }
 
 fn expression(b: &mut Batch, name: &str, data: impl FnOnce(&mut Batch)) {
@@ -343,15 +380,20 @@ fn has_bits(b: &mut Batch, ct_key: u32, bits: u32) {
         b.be32(2, ct_key);
         b.be32(1, 1);
     });
+    bitwise(b, bits, 0);
+    compare(b, 1, false, &[0; 4]);
+}
+
+/// Register 1 and `and`, then exclusive or `xor`.
+fn bitwise(b: &mut Batch, and: u32, xor: u32) {
     expression(b, "bitwise", |b| {
         b.be32(1, 1);
         b.be32(2, 1);
         b.be32(3, 4);
         // The register holds the host's byte order.
-        b.nest(4, |b| b.attribute(1, &bits.to_ne_bytes()));
-        b.nest(5, |b| b.attribute(1, &[0; 4]));
+        b.nest(4, |b| b.attribute(1, &and.to_ne_bytes()));
+        b.nest(5, |b| b.attribute(1, &xor.to_ne_bytes()));
     });
-    compare(b, 1, false, &[0; 4]);
 }
 
 fn lookup(b: &mut Batch, set: &str, inverted: bool, into: Option<u32>) {
@@ -374,7 +416,13 @@ fn verdict(b: &mut Batch, code: i32) {
     });
 }
 
+/// The parts of a rule.
+pub(crate) fn write_all(b: &mut Batch, parts: &[Expression]) {
+    parts.iter().for_each(|part| write(b, *part));
+}
+
 fn write(b: &mut Batch, part: Expression) {
+    const MARK: u32 = 3;
     const NETWORK: u32 = 1;
     const TRANSPORT: u32 = 2;
     let address = |family| if family == IPV4 { (12, 4) } else { (8, 16) };
@@ -433,6 +481,19 @@ fn write(b: &mut Batch, part: Expression) {
             b.be32(3, 1);
         }),
         Expression::Masquerade => expression(b, "masq", |_| {}),
+        Expression::SetMark(bit) => {
+            meta(b, MARK, 1);
+            bitwise(b, !bit, bit);
+            expression(b, "meta", |b| {
+                b.be32(2, MARK);
+                b.be32(3, 1);
+            });
+        }
+        Expression::IsMarked(bit) => {
+            meta(b, MARK, 1);
+            bitwise(b, bit, 0);
+            compare(b, 1, true, &bit.to_ne_bytes());
+        }
         Expression::Accept => verdict(b, 1),
         Expression::Drop => verdict(b, 0),
     }

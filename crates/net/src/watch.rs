@@ -1,17 +1,19 @@
-//! Hears of changes to the engine's table by others.
+//! Hears of changes to the engine's table by others, and to the chains of others that containers' packets pass.
 //!
 //! The kernel tells every listener of every change, with the number of the socket that made it; what the engine's own
 //! socket did is passed over. When more was told than the listener could hold, something of ours may have been among it.
 
 use crate::error::{Error, Result};
+use crate::firewall::Seen;
 use crate::netlink::{Socket, attributes, message};
 use crate::nft::SUBSYSTEM;
+use crate::passage;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// NFNLGRP_NFTABLES, as a bit.
 const GROUP: u32 = 1 << (7 - 1);
@@ -25,15 +27,16 @@ pub struct Watch {
     socket: Socket,
     table: Vec<u8>,
     own_port: u32,
-    damaged: Arc<AtomicBool>,
+    seen: Arc<Seen>,
 }
 
 impl Watch {
-    pub(crate) fn open(table: &str, own_port: u32, damaged: Arc<AtomicBool>) -> Result<Watch> {
-        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, table: [table.as_bytes(), b"\0"].concat(), own_port, damaged })
+    pub(crate) fn open(table: &str, own_port: u32, seen: Arc<Seen>) -> Result<Watch> {
+        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, table: [table.as_bytes(), b"\0"].concat(), own_port, seen })
     }
 
-    /// Blocks until something of ours was changed by others; [`crate::Firewall::repair`] then makes it anew.
+    /// Blocks until something of ours was changed by others; [`crate::Firewall::repair`] then makes it anew, and
+    /// [`crate::Firewall::open_passages`] the ways through chains of theirs.
     pub fn wait(&mut self) -> Result<()> {
         while !self.wait_until_readable()? {}
         Ok(())
@@ -47,14 +50,18 @@ impl Watch {
         self.poll()
     }
 
-    /// Reads what has come, without waiting: true when something of ours was changed by others. For a caller that waits
+    /// Reads what has come, without waiting: true when something that is ours to mend was changed by others. For a caller that waits
     /// for [`Watch::as_fd`] to become readable in its own way.
     pub fn poll(&mut self) -> Result<bool> {
         let mut buffer = vec![0; 64 << 10];
-        let mut ours = false;
+        let (mut ours, mut passages) = (false, false);
         loop {
             match self.socket.receive(&mut buffer, RecvFlags::DONTWAIT) {
-                Ok(got) => ours |= self.is_about_us(&buffer[..got]),
+                Ok(got) => {
+                    let (more_ours, more_passages) = self.look(&buffer[..got]);
+                    ours |= more_ours;
+                    passages |= more_passages;
+                }
                 Err(Errno::AGAIN) => break,
                 // What was lost may have been ours.
                 Err(Errno::NOBUFS | Errno::MSGSIZE) => ours = true,
@@ -62,21 +69,25 @@ impl Watch {
             }
         }
         if ours {
-            self.damaged.store(true, Ordering::Release);
+            self.seen.damaged.store(true, Ordering::Release);
         }
-        Ok(ours)
+        Ok(ours || passages)
     }
 
-    fn is_about_us(&self, mut bytes: &[u8]) -> bool {
+    /// Whether others changed the engine's table, and the chains of theirs that it has to do with.
+    fn look(&self, mut bytes: &[u8]) -> (bool, bool) {
+        let (mut ours, mut passages) = (false, false);
+        let passed = self.seen.passed.load(Ordering::Acquire);
         while let Some((kind, _, payload, next)) = message(bytes) {
             let by = bytes.get(12..16).map_or(0, |port| u32::from_ne_bytes([port[0], port[1], port[2], port[3]]));
             let named = || attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == 1 && value == self.table);
-            if kind != NEW_GENERATION && by != self.own_port && named() {
-                return true;
+            if kind != NEW_GENERATION && by != self.own_port {
+                ours |= named();
+                passages |= passage::concerns(kind, payload, passed);
             }
             bytes = next;
         }
-        false
+        (ours, passages)
     }
 }
 

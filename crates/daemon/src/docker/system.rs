@@ -171,9 +171,13 @@ pub async fn info(call: &Call) -> Result<Response> {
 /// What the host does to containers that its operator should know.
 fn warnings(app: &App) -> Vec<String> {
     let obstacle = |chain: &String| {
-        format!("WARNING: {chain} of the host's firewall drops forwarded packets: containers may not reach the outside or each other")
+        let mark = naru_engine::PACKET_MARK;
+        format!(
+            "WARNING: {chain} of the host's firewall drops forwarded packets: containers may not reach the outside or each other, \
+             unless it accepts the mark {mark:#x}/{mark:#x}"
+        )
     };
-    app.engine.networks().obstacles().iter().map(obstacle).collect()
+    app.engine.networks().open_passages().iter().map(obstacle).collect()
 }
 
 /// A proxy without its password.

@@ -131,12 +131,20 @@ impl Networks {
         }
     }
 
-    /// Chains of others that drop what containers send, unless they accept it themselves.
-    pub fn obstacles(&self) -> Vec<String> {
-        self.firewall.obstacles().unwrap_or_else(|error| {
-            tracing::debug!(error = crate::chain(&error), "cannot look at the rules of others");
+    /// Lets containers' packets pass the chains that programs of the host share; returns those that drop what containers
+    /// send nevertheless.
+    pub fn open_passages(&self) -> Vec<String> {
+        self.firewall.open_passages().unwrap_or_else(|error| {
+            tracing::warn!(error = crate::chain(&error), "cannot let containers' packets pass the rules of others");
             vec![]
         })
+    }
+
+    /// Takes back what [`Networks::open_passages`] wrote.
+    pub(crate) fn close_passages(&self) {
+        if let Err(error) = self.firewall.close_passages() {
+            tracing::warn!(error = crate::chain(&error), "cannot take the engine's rule out of the chains of others");
+        }
     }
 
     /// How the default bridge is set up.
@@ -265,7 +273,7 @@ impl Networks {
 
     /// Puts the rules back whenever another program has changed them, in a thread of its own.
     pub(crate) fn guard(self: &Arc<Self>) -> Result<()> {
-        for obstacle in self.obstacles() {
+        for obstacle in self.open_passages() {
             tracing::warn!(
                 chain = obstacle,
                 "rules of the host drop forwarded packets: containers may not reach the outside or each other"
@@ -291,6 +299,7 @@ impl Networks {
                         Ok(false) => {}
                         Err(error) => tracing::error!(error = crate::chain(&error), "cannot restore the firewall rules of the networks"),
                     }
+                    networks.open_passages();
                 }
             })
             .map(drop)

@@ -3,6 +3,8 @@
 use crate::firewall::map;
 use crate::support::*;
 use naru_net::{Firewall, Protocol, Watch};
+use std::cell::RefCell;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ fn watched() -> (Host, Namespace, Receiver<()>) {
 #[test]
 fn who_drops_what_is_forwarded_is_known() {
     let (host, container, _tells) = watched();
-    assert_eq!(host.firewall.obstacles().unwrap(), Vec::<String>::new());
+    assert_eq!(host.firewall.open_passages().unwrap(), Vec::<String>::new());
     host.outside.serve("0.0.0.0:90");
     let Some(()) = host.host.nft("add table ip mine; add chain ip mine FORWARD { type filter hook forward priority 0; policy drop; }")
     else {
@@ -30,7 +32,7 @@ fn who_drops_what_is_forwarded_is_known() {
         return;
     };
     host.host.nft("add table inet mine; add chain inet mine input { type filter hook input priority 0; policy drop; }").unwrap();
-    assert_eq!(host.firewall.obstacles().unwrap(), ["ip mine FORWARD"]);
+    assert_eq!(host.firewall.open_passages().unwrap(), ["ip mine FORWARD"]);
     assert_eq!(container.ask("10.9.0.2:90"), None);
 }
 
@@ -123,5 +125,158 @@ fn beside_iptables_of_either_kind() {
         assert!(tells.recv_timeout(Duration::from_millis(300)).is_err(), "{iptables} -F is not about us");
         assert!(!host.firewall.repair().unwrap());
         assert!(host.outside.ask("10.9.0.1:8080").is_some());
+    }
+}
+
+/// A host whose containers reach the outside and are reached from there, and find each other on one bridge as on two,
+/// whatever `refuse` makes the host drop.
+fn passes_through(refuse: impl FnOnce(&Namespace) -> Option<()>, again: impl FnOnce(&Namespace)) {
+    let (host, container, tells) = watched();
+    let neighbour = host.container(index_of(&host, "br-a"), "172.30.0.3/24");
+    neighbour.serve("0.0.0.0:80");
+    host.outside.serve("0.0.0.0:90");
+    host.filter_bridges(true);
+    if refuse(&host.host).is_none() {
+        return;
+    }
+    let reaches =
+        || (container.ask("10.9.0.2:90").is_some(), container.ask("172.30.0.3:80").is_some(), host.outside.ask("10.9.0.1:8080").is_some());
+    assert_ne!(reaches(), (true, true, true), "the host refuses nothing: the test shows nothing");
+    assert!(is_told(&tells), "somebody refuses what is forwarded");
+    assert!(!host.firewall.repair().unwrap());
+    assert_eq!(host.firewall.open_passages().unwrap(), Vec::<String>::new());
+    assert_eq!(reaches(), (true, true, true));
+    // Nothing more is open than before.
+    assert_eq!(host.outside.ask("172.30.0.2:80"), None);
+    while tells.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    again(&host.host);
+    assert!(is_told(&tells), "the rule was lost");
+    assert_eq!(host.firewall.open_passages().unwrap(), Vec::<String>::new());
+    assert_eq!(reaches(), (true, true, true));
+    let rules = || host.host.tool("nft", &["list", "ruleset"]).unwrap();
+    assert!(rules().contains("comment \"naru-test\""), "{}", rules());
+    assert_eq!(host.firewall.open_passages().unwrap(), Vec::<String>::new());
+    let own = |rules: &str| rules.matches("comment \"naru-test\"").count();
+    let before = own(&rules());
+    host.firewall.open_passages().unwrap();
+    assert_eq!(own(&rules()), before, "a rule is there once");
+    host.firewall.close_passages().unwrap();
+    assert_eq!(own(&rules()), 0);
+}
+
+fn index_of(host: &Host, link: &str) -> u32 {
+    host.host
+        .run(|| std::fs::read_to_string(format!("/proc/thread-self/net/dev_snmp6/{link}")).unwrap())
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn containers_pass_chains_of_iptables() {
+    passes_through(
+        |host| {
+            let run = |arguments: &str| host.tool("iptables-nft", &arguments.split(' ').collect::<Vec<_>>());
+            if run("-P FORWARD DROP").is_none() {
+                eprintln!("there is no iptables-nft here");
+                return None;
+            }
+            Some(())
+        },
+        |host| {
+            let run = |arguments: &str| host.tool("iptables-nft", &arguments.split(' ').collect::<Vec<_>>());
+            // iptables understands the rule, and what it saves and restores is the same.
+            assert!(run("-S FORWARD").unwrap().contains("--mark 0x20000000/0x20000000"), "{:?}", run("-S FORWARD"));
+            host.tool("sh", &["-c", "iptables-nft-save | iptables-nft-restore"]).unwrap();
+            assert!(run("-S FORWARD").unwrap().contains("--mark 0x20000000/0x20000000"));
+            run("-F FORWARD").unwrap();
+        },
+    );
+}
+
+#[test]
+fn containers_pass_ufw() {
+    // In a mount namespace of its own, so that the host's ufw keeps its files.
+    let ufw = |host: &Namespace, then: &str| {
+        let script = format!(
+            "d=$(mktemp -d) && cp -a /etc/ufw $d && cp -a /etc/default $d && mount --bind $d/ufw /etc/ufw && mount --bind $d/default /etc/default && {then}; s=$?; umount /etc/ufw /etc/default; rm -rf $d; exit $s"
+        );
+        host.tool("unshare", &["-m", "sh", "-c", &script])
+    };
+    passes_through(
+        |host| {
+            if !std::path::Path::new("/usr/sbin/ufw").exists() {
+                eprintln!("there is no ufw here");
+                return None;
+            }
+            ufw(host, "ufw default deny incoming && ufw --force enable").unwrap();
+            Some(())
+        },
+        |host| drop(ufw(host, "ufw --force enable && ufw reload").unwrap()),
+    );
+}
+
+#[test]
+fn containers_pass_firewalld() {
+    if !std::path::Path::new("/usr/sbin/firewalld").exists() {
+        eprintln!("there is no firewalld here");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("bus");
+    let listen = format!("unix:path={}", socket.display());
+    let kinds = ["method_call", "method_return", "signal", "error"];
+    let rules = kinds.map(|kind| format!("<allow send_type=\"{kind}\"/><allow receive_type=\"{kind}\"/>")).concat();
+    let config = format!(
+        "<busconfig><type>system</type><listen>{listen}</listen><auth>EXTERNAL</auth><policy context=\"default\"><allow own=\"*\"/><allow user=\"*\"/>{rules}</policy></busconfig>"
+    );
+    let file = home.path().join("bus.conf");
+    std::fs::write(&file, config).unwrap();
+    let bus = Running::default();
+    let daemon = Running::default();
+    let program = |host: &Namespace, words: &[&str]| {
+        host.run(|| {
+            Command::new(words[0])
+                .args(&words[1..])
+                .env("DBUS_SYSTEM_BUS_ADDRESS", &listen)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+        })
+        .unwrap()
+    };
+    let command = |host: &Namespace, word: &str| program(host, &["firewall-cmd", word]).wait().unwrap().success();
+    passes_through(
+        |host| {
+            bus.hold(program(host, &["dbus-daemon", "--nofork", "--config-file", file.to_str().unwrap()]));
+            daemon.hold(program(host, &["firewalld", "--nofork", "--nopid"]));
+            let is_up = (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(100));
+                command(host, "--state")
+            });
+            assert!(is_up, "firewalld does not come up");
+            Some(())
+        },
+        |host| assert!(command(host, "--complete-reload")),
+    );
+}
+
+/// A program that ends with the test.
+#[derive(Default)]
+struct Running(RefCell<Option<Child>>);
+
+impl Running {
+    fn hold(&self, child: Child) {
+        self.0.replace(Some(child));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().and_then(|()| child.wait()).ok();
+        }
     }
 }
