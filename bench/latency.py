@@ -10,20 +10,27 @@ NAME=COMMAND is an engine and how its client is called, e.g.
         docker-to-dockerd="docker -H unix:///var/run/docker.sock"
 
 Each engine needs an image `bench:1` with busybox (made by `tar -C root -c . | NAME import - bench:1`). `--crun BUNDLE` adds
-a bare `crun run` of a bundle that executes `true`, `--chroot DIR` says where crun and the bundle are found.
+a bare `crun run` of a bundle that executes `true`, `--chroot DIR` says where crun and the bundle are found. crun refuses hosts
+that have cgroup v1 and v2 side by side: `--mounts PID` has it run with the mounts of another process, e.g. of
+
+    unshare -m sh -c 'umount -Rl /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec sleep 10000' &
 """
-import argparse, os, shlex, statistics, subprocess, time
+import argparse, ctypes, os, shlex, statistics, subprocess, time
+
+libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(command, chroot=None, cwd=None):
+def run(command, chroot=None, cwd=None, mounts=None):
     def enter():
+        if mounts is not None and libc.setns(mounts, 0):
+            raise OSError(ctypes.get_errno(), "setns")
         if chroot:
             os.chroot(chroot)
         if cwd:
             os.chdir(cwd)
     start = time.perf_counter()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          preexec_fn=enter if chroot or cwd else None)
+                          preexec_fn=enter if chroot or cwd or mounts is not None else None)
     elapsed = (time.perf_counter() - start) * 1000
     if done.returncode:
         raise SystemExit(f"{command}: {done.stderr.decode(errors='replace')[-300:]}")
@@ -36,6 +43,7 @@ def main():
     parser.add_argument("--samples", type=int, default=15)
     parser.add_argument("--crun", metavar="BUNDLE")
     parser.add_argument("--chroot", metavar="DIR")
+    parser.add_argument("--mounts", metavar="PID")
     options = parser.parse_args()
     engines = {name: shlex.split(command) for name, command in (engine.split("=", 1) for engine in options.engines)}
     for client in engines.values():
@@ -47,6 +55,7 @@ def main():
         "exec true": ["exec", "bench-exec", "true"],
         "ps": ["ps"],
     }
+    mounts = os.open(f"/proc/{options.mounts}/ns/mnt", os.O_RDONLY) if options.mounts else None
     times = {}
     for sample in range(options.samples):
         for case, words in cases.items():
@@ -54,7 +63,7 @@ def main():
                 times.setdefault((case, name), []).append(run(client + words))
         if options.crun:
             command = ["crun", "run", f"bench{sample}"]
-            times.setdefault(("crun run true", "bare"), []).append(run(command, options.chroot, options.crun))
+            times.setdefault(("crun run true", "bare"), []).append(run(command, options.chroot, options.crun, mounts))
     for client in engines.values():
         subprocess.run(client + ["rm", "-f", "bench-exec"], capture_output=True)
     for (case, name), values in times.items():

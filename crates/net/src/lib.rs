@@ -36,7 +36,7 @@ pub use address::{IpNet, LinkName, MacAddress, Protocol};
 pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Parent};
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
-pub use links::{Bridge, Links, VethPlan};
+pub use links::{Bridge, Links, VethPlan, write_parameter};
 pub use passage::MARK;
 pub use rates::Rate;
 pub use rtnetlink::Link;

@@ -383,19 +383,24 @@ pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, 
 }
 
 /// A neighbour that may send what it likes could make itself the router of a container, also where the network has no
-/// IPv6: so a link takes no advertisements, or has no IPv6 at all. Routing messages cannot say it, and the file is that of
-/// the namespace of who opens it: a thread goes there and ends.
+/// IPv6: so a link takes no advertisements, or has no IPv6 at all. Routing messages cannot say it.
 fn guard_ipv6(namespace: BorrowedFd<'_>, name: &str, has_ipv6: bool) -> Result<()> {
     let (file, value) = if has_ipv6 { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
-    let path = format!("/proc/sys/net/ipv6/conf/{name}/{file}");
-    let write = || {
+    match write_parameter(namespace, &format!("net/ipv6/conf/{name}/{file}"), value) {
+        // A kernel without IPv6.
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
+}
+
+/// Sets a kernel parameter, as `net/ipv4/conf/eth0/log_martians`, of a network namespace. The file is that of the namespace of
+/// who opens it: a thread goes there and ends.
+pub fn write_parameter(namespace: BorrowedFd<'_>, parameter: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/{parameter}");
+    let write = || -> Result<(), Errno> {
         move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
-        let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        match file.and_then(|file| rustix::io::write(&file, value.as_bytes())) {
-            // A kernel without IPv6.
-            Err(Errno::NOENT) => Ok(()),
-            written => written.map(drop),
-        }
+        let file = rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, value.as_bytes()).map(drop)
     };
     let written = std::thread::scope(|scope| {
         // Small, because it is made for each link.

@@ -198,6 +198,23 @@ impl Networks {
         Ok(())
     }
 
+    /// Makes the link of a container that runs; what the runtime sets for one that starts is set here. Routes come after, for all
+    /// networks at once.
+    fn link_live(
+        &self,
+        entry: &Entry,
+        endpoint: &Endpoint,
+        options: &EndpointOptions,
+        attachment: &Attachment,
+        inside: &Inside<'_>,
+    ) -> Result<()> {
+        self.link(entry, endpoint, options, &attachment.link_local, &[], inside)?;
+        for (parameter, value) in options.parameters(&endpoint.container_interface) {
+            naru_net::write_parameter(inside.ns, &parameter, value)?;
+        }
+        Ok(())
+    }
+
     /// Takes a container off its networks. Its links have gone with its namespace, or go now.
     pub(crate) fn detach(&self, id: &ContainerId, place: &Place) {
         self.resolvers().remove(id);
@@ -272,7 +289,7 @@ impl Networks {
             let entry = self.find(&attachment.network)?;
             let options = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
             let endpoint = self.take_endpoint(&entry, view, &attachment, &options, &place)?;
-            self.link(&entry, &endpoint, &options, &attachment.link_local, &[], &inside)?;
+            self.link_live(&entry, &endpoint, &options, &attachment, &inside)?;
             place.endpoints.push(endpoint);
         }
         set_routes(&place, &inside)?;
@@ -295,11 +312,6 @@ impl Networks {
     pub(crate) fn connect(&self, spawner: &Spawner, view: &View, attachment: &Attachment, place: &Place) -> Result<Place> {
         let pid = view.state.pid().ok_or_else(|| EngineError::conflict(format!("container {} is not running", view.id)))?;
         let options = EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
-        if !options.sysctls.is_empty() {
-            return Err(EngineError::invalid(
-                "kernel parameters of an endpoint are set when the container starts: disconnect, stop the container, connect and start it",
-            ));
-        }
         let entry = self.usable(attachment)?;
         let ns = namespace_of(pid)?;
         let route = spawner.route_socket(ns.as_fd())?;
@@ -307,8 +319,7 @@ impl Networks {
         let endpoint = self.take_endpoint(&entry, view, attachment, &options, place)?;
         let mut new = place.clone();
         new.endpoints.push(endpoint.clone());
-        // Routes come after, for all networks at once.
-        let linked = self.link(&entry, &endpoint, &options, &attachment.link_local, &[], &inside);
+        let linked = self.link_live(&entry, &endpoint, &options, attachment, &inside);
         if let Err(error) = linked.and_then(|()| self.lead(view, place, &mut new, &inside)) {
             self.unlink(&endpoint, &inside);
             entry.leave(&endpoint);

@@ -182,6 +182,13 @@ impl EndpointOptions {
         }
         Ok(parsed)
     }
+
+    /// The kernel parameters as files below `/proc/sys`, with their values.
+    pub fn parameters(&self, interface: &str) -> Vec<(String, &str)> {
+        let file =
+            |name: &str| name.split('.').map(|field| if field == "IFNAME" { interface } else { field }).collect::<Vec<_>>().join("/");
+        self.sysctls.iter().map(|(name, value)| (file(name), value.as_str())).collect()
+    }
 }
 
 /// `net.ipv4.conf.IFNAME.log_martians=1`. The docker CLI sends `ifname`.
@@ -189,7 +196,11 @@ fn sysctl(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("invalid sysctl {text:?}: expected name=value"))?;
     let name = name.split('.').map(|field| if field == "ifname" { "IFNAME" } else { field }).collect::<Vec<_>>().join(".");
     let fields: Vec<&str> = name.split('.').collect();
+    // A parameter's name becomes a path.
+    let is_plain =
+        fields.iter().all(|field| !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)));
     match fields[..] {
+        _ if !is_plain => Err(format!("invalid sysctl {name:?}: a name has letters, digits, dots, '_' and '-'")),
         ["net", "ipv4" | "ipv6" | "mpls", "conf" | "neigh", "IFNAME", _] | ["net", "mpls", _, "IFNAME"] => {
             Ok((name.clone(), value.to_owned()))
         }

@@ -255,6 +255,18 @@ fn options_of_an_endpoint() {
     assert_eq!(container.sh("cat /proc/sys/net/ipv4/conf/up0/log_martians"), "1");
     let refused = daemon.fails(125, &["run", "--rm", "--network", &format!("name={},driver-opt=colour=red", net.1), BOX, "true"]);
     assert!(refused.contains("colour"), "{refused}");
+    // The same of one that runs.
+    let second = Net::new(daemon, &[]);
+    let sysctls = |text: &str| format!("com.docker.network.endpoint.sysctls={text}");
+    let connect = |text: &str| daemon.run(&["network", "connect", "--driver-opt", &sysctls(text), &second.1, &container.1]);
+    for bad in ["net.ipv4.conf.IFNAME.no_such_parameter=1", "net.ipv4.conf.IFNAME.x/../../../../kernel/panic=1", "kernel.panic=1"] {
+        let refused = connect(bad);
+        assert_ne!(refused.code, 0, "{bad}");
+        assert!(!container.sh("ls /sys/class/net").contains("eth"), "{bad}: the connection is taken back");
+    }
+    let connected = connect("net.ipv4.conf.IFNAME.log_martians=1");
+    assert_eq!(connected.code, 0, "{connected:?}");
+    assert_eq!(container.sh("cat /proc/sys/net/ipv4/conf/eth0/log_martians"), "1");
 }
 
 #[test]
