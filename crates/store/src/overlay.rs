@@ -1,6 +1,6 @@
 //! Detached mounts of overlayfs: in no mount table, gone with their last descriptor.
 //!
-//! Since Linux 6.5 lower directories are given one by one. Before, all of them stand in one string, which fsconfig(2)
+//! Since Linux 6.8 lower directories are given one by one. Before, all of them stand in one string, which fsconfig(2)
 //! cuts at 255 bytes; so there the mount is made by mount(2), which takes a page, in a mount namespace of a thread of its
 //! own, and cloned out of it.
 
@@ -16,6 +16,7 @@ use rustix::thread::UnshareFlags;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Longest string fsconfig(2) takes.
 const FSCONFIG_MAX: usize = 255;
@@ -28,7 +29,10 @@ const OFF: [&str; 3] = ["index", "metacopy", "redirect_dir"];
 
 /// Mounts layers, given lowest first, below `upper`.
 pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at("use", "overlayfs")?;
+    if takes_any_option()? {
+        return mount_in_thread(lowest_first, upper, work);
+    }
+    let context = open_context()?;
     for layer in lowest_first.iter().rev() {
         match set_directory(context.as_fd(), "lowerdir+", layer) {
             Ok(()) => {}
@@ -43,6 +47,21 @@ pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Resu
     }
     fsconfig_create(context.as_fd()).at("mount the overlay of", upper.display())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at("mount the overlay of", upper.display())
+}
+
+fn open_context() -> Result<OwnedFd> {
+    fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).at("use", "overlayfs")
+}
+
+/// Before Linux 6.5 overlayfs only collects its options, whatever they are, until the mount is made of them: one that it
+/// does not know is no error yet.
+fn takes_any_option() -> Result<bool> {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let takes = fsconfig_set_string(open_context()?.as_fd(), "naru", "unknown").is_ok();
+    Ok(*KNOWN.get_or_init(|| takes))
 }
 
 fn set_directory(context: BorrowedFd<'_>, key: &str, path: &Path) -> Result<(), Errno> {
@@ -61,7 +80,7 @@ fn fd_path(directory: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", directory.as_raw_fd())
 }
 
-/// The way of kernels before 6.5.
+/// The way of kernels before 6.8.
 fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
     // Hidden by the mount in that namespace only.
     let place = upper.parent().unwrap_or(upper);
@@ -80,7 +99,7 @@ fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Resul
         if options.len() > OPTIONS_MAX {
             return Err(Error::TooLarge {
                 what: format!("image with {} layers", lowest_first.len() - 1),
-                limit: "200 layers on Linux before 6.5".into(),
+                limit: "200 layers on Linux before 6.8".into(),
             });
         }
         let options = CString::new(options).expect("the options are made of digits and words");
