@@ -57,7 +57,7 @@ pub fn load_device_program(program: &[Instruction]) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Attaches a device program to a cgroup; with `replace` instead of that program, atomically.
+/// Attaches a device program to a cgroup, beside those of its ancestors.
 pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Errno> {
     #[repr(C)]
     struct Attach {

@@ -127,6 +127,8 @@ fn program(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
                 tests.push(insn(JNE_K, register, 0, 0, number));
             }
         }
+        // What follows a rule for everything is never reached, which the kernel's verifier refuses.
+        let is_last_word = tests.is_empty();
         let length = tests.len() + 2;
         for (at, mut test) in tests.into_iter().enumerate() {
             if matches!(test.code, JNE_K | JNE_X | 0x15) {
@@ -136,6 +138,9 @@ fn program(rules: &[DeviceRule]) -> Result<Vec<Instruction>> {
         }
         code.push(insn(MOV64_K, 0, 0, 0, i32::from(rule.allow)));
         code.push(insn(EXIT, 0, 0, 0, 0));
+        if is_last_word {
+            return Ok(code);
+        }
     }
     code.push(insn(MOV64_K, 0, 0, 0, 0));
     code.push(insn(EXIT, 0, 0, 0, 0));
@@ -211,6 +216,21 @@ mod tests {
             (char, r, 136, 7, 1),
         ] {
             assert_eq!(run(&program, kind, access, major, minor), expected, "{kind} {access} {major}:{minor}");
+        }
+    }
+
+    /// The verifier refuses what the interpreter above runs, e.g. instructions that are never reached.
+    #[test]
+    fn the_kernel_takes_the_program() {
+        let (all, one) = (rule(false, "a", None, None, "rwm"), rule(true, "c", Some(1), Some(3), "rw"));
+        for rules in [
+            vec![],
+            vec![all.clone()],
+            vec![one.clone()],
+            vec![all.clone(), one.clone(), rule(false, "b", None, None, "")],
+            vec![one.clone(), rule(true, "", None, None, ""), one, rule(false, "a", None, Some(1), "m")],
+        ] {
+            bpf::load_device_program(&program(&rules).unwrap()).unwrap_or_else(|errno| panic!("{errno} for {rules:?}"));
         }
     }
 }

@@ -13,7 +13,14 @@ pub fn memory() {
     let mut running = command(&["/probe", "probe", "memory", "200"])
         .with_probe()
         .with(|b| {
-            let memory = Memory { limit: Some(64 << 20), reservation: Some(32 << 20), swappiness: Some(10), ..Memory::default() };
+            // Memory and swap together: a host that has swap would else use it.
+            let memory = Memory {
+                limit: Some(64 << 20),
+                swap: Some(64 << 20),
+                reservation: Some(32 << 20),
+                swappiness: Some(10),
+                ..Memory::default()
+            };
             b.spec.linux_mut().resources.as_mut().unwrap().memory = Some(memory);
         })
         .start();

@@ -255,8 +255,14 @@ pub fn external() {
         args: vec!["oci".into()],
         bundle: directory("bundle"),
     };
-    let mut running = shell("echo out; echo err >&2; sleep 0.5; exit 6").with(|b| b.runtime = runtime()).start();
+    let mut running = shell("echo out; echo err >&2; read x; exit 6")
+        .with(|b| {
+            b.runtime = runtime();
+            b.stdin = true;
+        })
+        .start();
     assert_eq!(running.exec_run(&["sh", "-c", "echo inside; exit 4"]), ("inside\n".into(), String::new(), 4));
+    running.write("go\n");
     let output = running.finish();
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (6, "out\n", "err\n"));
     let (reason, message) = shell("")

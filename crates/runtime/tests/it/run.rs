@@ -133,7 +133,7 @@ pub fn identity() {
 
 pub fn file_systems() {
     let output = shell(
-        "mount | grep -c 'on /proc/sys type proc (ro'; ls /dev | sort | tr '\\n' ' '; echo; mount | grep '/data ' ; touch /x; \
+        "mount | grep -c 'on /proc/sys type proc (ro'; ls /dev | grep -v '^core$' | sort | tr '\\n' ' '; echo; mount | grep '/data ' ; touch /x; \
          cat /copied/inside; df -k /data | awk 'NR==2{print $2}'; stat -c %a /data /dev/shm; ls /sys/fs/cgroup | wc -l; touch /sys/fs/cgroup/x; \
          cat /proc/sys/net/ipv4/ip_forward; cat /proc/sys/kernel/shmmax",
     )
