@@ -94,7 +94,10 @@ fn parents_that_cannot_be() {
     let namespace = Namespace::new();
     let plan = child(parent, kind, "10.9.0.60/24");
     match host.links.attach_child(&plan, namespace.0.as_fd(), namespace.route_socket().as_fd()) {
-        Ok(()) => assert!(namespace.output("ip route show default").contains("dev eth0 scope link")),
+        Ok(()) => {
+            let route = namespace.output("ip route show default");
+            assert!(route.contains("default dev eth0 proto static scope link"), "{route}");
+        }
         Err(error) => assert!(error.to_string().contains("lacks ipvlan links"), "{error}"),
     }
     assert_eq!(host.links.list().unwrap().len(), links);
