@@ -74,11 +74,6 @@ impl ChildKind {
         }
     }
 
-    /// Everything is on the link: there are no neighbours to ask, so there is no gateway either.
-    fn is_routed(self) -> bool {
-        matches!(self, ChildKind::Ipvlan { mode: IpvlanMode::L3 | IpvlanMode::L3s, .. })
-    }
-
     fn write(self, batch: &mut Batch) {
         batch.text(ifla::INFO_KIND, self.name());
         batch.nest(ifla::INFO_DATA, |b| match self {
@@ -122,8 +117,8 @@ pub struct ChildPlan {
     pub mac: Option<MacAddress>,
     /// Addresses in the container.
     pub addresses: Vec<IpNet>,
-    /// Default routes, at most one of each family. With ipvlan of layer 3 an empty list means routes to the link itself;
-    /// give an unspecified address for that elsewhere.
+    /// Default routes, at most one of each family; an unspecified address means by the link alone, as with ipvlan of
+    /// layer 3, which has no neighbours to ask.
     pub gateways: Vec<IpAddr>,
     /// The parent's when absent.
     pub mtu: Option<u32>,
@@ -166,13 +161,7 @@ impl Links {
     }
 
     fn configure_child(&self, plan: &ChildPlan, namespace: BorrowedFd<'_>, route: BorrowedFd<'_>) -> Result<()> {
-        let mut gateways = plan.gateways.clone();
-        if plan.kind.is_routed() && gateways.is_empty() {
-            for (is_ipv4, any) in [(true, IpAddr::from([0; 4])), (false, IpAddr::from([0; 16]))] {
-                gateways.extend(plan.addresses.iter().any(|address| address.is_ipv4() == is_ipv4).then_some(any));
-            }
-        }
-        let inside = Inside { name: &plan.container_name, addresses: &plan.addresses, gateways: &gateways };
+        let inside = Inside { name: &plan.container_name, addresses: &plan.addresses, gateways: &plan.gateways };
         let socket = Socket(route);
         configure(&inside, namespace, &socket)?;
         match plan.rate.filter(|rate| !rate.is_unlimited()) {

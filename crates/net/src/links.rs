@@ -260,6 +260,11 @@ impl Links {
         strays.iter().try_for_each(|stray| remove_link(&removals, stray))
     }
 
+    /// Whether there is a link of this name that this engine has made.
+    pub fn is_ours(&self, name: &LinkName) -> Result<bool> {
+        Ok(self.find(name)?.is_some_and(|link| link.group == self.group))
+    }
+
     /// Removes a link and what its rate needed; absent is fine.
     pub fn remove(&self, name: &LinkName) -> Result<()> {
         let socket = self.removals.lock().expect("an exchange does not panic");

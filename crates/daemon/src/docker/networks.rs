@@ -72,7 +72,10 @@ fn endpoint_settings(view: &View, attachment: &Attachment, id: String, endpoint:
         }
         return settings;
     };
-    let text = |address: Option<IpAddr>| address.map(|address| address.to_string()).unwrap_or_default();
+    // Where the interface alone leads out there is no gateway.
+    let text = |address: Option<IpAddr>| {
+        address.filter(|address| !address.is_unspecified()).map(|address| address.to_string()).unwrap_or_default()
+    };
     settings.endpoint_id.clone_from(&endpoint.id);
     settings.mac_address = endpoint.mac_text();
     if let Some(Address { address, prefix, gateway }) = endpoint.address(true) {

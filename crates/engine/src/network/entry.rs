@@ -1,14 +1,14 @@
 //! A network as it lives: its addresses, who is on it under which names, its links on the host.
 
 use super::endpoint::{Address, Endpoint, EndpointOptions};
-use super::record::{BridgeOptions, Driver, Network, Options};
+use super::record::{BridgeOptions, DirectKind, DirectOptions, Driver, Network, Options};
 use crate::error::{EngineError, Result};
 use crate::spec::Attachment;
 use naru_net::ipam::Pool;
-use naru_net::{Bridge, BridgeRules, GatewayMode, IpNet, LinkName, Links, MacAddress};
+use naru_net::{Bridge, BridgeRules, GatewayMode, IpNet, IpvlanMode, LinkName, Links, MacAddress};
 use naru_types::{ContainerId, ErrorKind};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 /// A network and who is on it.
@@ -196,10 +196,14 @@ impl Entry {
         }
     }
 
-    /// The gateway of a family, where the network leads out.
+    /// The gateway of a family, where the network leads out; unspecified where the interface alone does.
     pub(super) fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
         if self.record.internal {
             return None;
+        }
+        if let Options::Direct(DirectOptions { kind: DirectKind::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _), .. }) = &self.options {
+            let has = self.record.subnets.iter().any(|subnet| subnet.subnet.is_ipv4() == ipv4);
+            return has.then_some(if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() });
         }
         self.record.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv4() == ipv4)
     }
@@ -277,10 +281,16 @@ impl Entry {
     /// The links that stay when those without an owner are removed: its own, and a VLAN's interface it stands on.
     pub(super) fn kept_links(&self) -> Result<Vec<LinkName>> {
         let mut kept = self.own_links()?;
-        if let Options::Direct(direct) = &self.options {
-            kept.extend(direct.parent.clone());
-        }
+        kept.extend(self.parent().cloned());
         Ok(kept)
+    }
+
+    /// The host's interface that its containers' hang on.
+    pub(super) fn parent(&self) -> Option<&LinkName> {
+        match &self.options {
+            Options::Direct(direct) => direct.parent.as_ref(),
+            _ => None,
+        }
     }
 
     /// The interface of a macvlan or ipvlan network without a parent.

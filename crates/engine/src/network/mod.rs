@@ -198,11 +198,19 @@ impl Networks {
         {
             tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's rules");
         }
-        for link in entry.own_links().unwrap_or_default() {
+        for link in entry.own_links().unwrap_or_default().into_iter().chain(self.made_parent(entry)) {
             if let Err(error) = self.links.remove(&link) {
                 tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's interface");
             }
         }
+    }
+
+    /// The interface of a VLAN that was made for this network and that no other stands on.
+    fn made_parent(&self, entry: &Entry) -> Option<LinkName> {
+        let parent = entry.parent()?;
+        let is_shared = self.list().iter().any(|other| other.record.id != entry.record.id && other.parent() == Some(parent));
+        // One that cannot be asked for stays until the engine's next start.
+        (!is_shared && self.links.is_ours(parent).unwrap_or_default()).then(|| parent.clone())
     }
 
     /// Deletes a network that nobody is on.

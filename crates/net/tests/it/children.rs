@@ -92,7 +92,7 @@ fn parents_that_cannot_be() {
     let parent = host.links.ensure_parent("wire").unwrap().index;
     let kind = ChildKind::Ipvlan { mode: IpvlanMode::L3, flag: IpvlanFlag::Private };
     let namespace = Namespace::new();
-    let plan = child(parent, kind, "10.9.0.60/24");
+    let plan = ChildPlan { gateways: vec![address("0.0.0.0")], ..child(parent, kind, "10.9.0.60/24") };
     match host.links.attach_child(&plan, namespace.0.as_fd(), namespace.route_socket().as_fd()) {
         Ok(()) => {
             let route = namespace.output("ip route show default");
