@@ -95,7 +95,7 @@ pub fn process(spec: &ContainerSpec, identity: &ResolvedUser, privileged: bool) 
             .map(|(name, soft, hard)| Rlimit { kind: format!("RLIMIT_{}", name.to_ascii_uppercase()), soft: *soft, hard: *hard })
             .collect(),
         no_new_privileges: spec.security.no_new_privileges,
-        apparmor_profile: spec.security.apparmor.clone().unwrap_or_default(),
+        apparmor_profile: spec.security.apparmor_profile().to_owned(),
         oom_score_adj: spec.oom_score_adj,
         ..Process::default()
     }

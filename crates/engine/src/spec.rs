@@ -135,6 +135,19 @@ pub struct SecuritySpec {
     pub readonly_root: bool,
 }
 
+impl SecuritySpec {
+    /// The AppArmor profile of its processes; empty where the kernel has none and none was asked for.
+    pub fn apparmor_profile(&self) -> &str {
+        use naru_runtime::apparmor::{DEFAULT_PROFILE, UNCONFINED, enabled};
+        match self.apparmor.as_deref() {
+            Some(profile) if !profile.is_empty() => profile,
+            _ if !enabled() => "",
+            _ if self.privileged => UNCONFINED,
+            _ => DEFAULT_PROFILE,
+        }
+    }
+}
+
 /// Where a namespace comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceMode {

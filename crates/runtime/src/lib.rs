@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`spec`], [`defaults`]: what to run
-//! - [`user`], [`seccomp`], [`cgroup`]: parts of the plan
+//! - [`user`], [`seccomp`], [`apparmor`], [`cgroup`]: parts of the plan
 //! - `plan`, `child`, `rootfs`, `mounts`: everything computed before the clone, and what the child then does
 //! - [`spawner`], [`monitor`]: the processes around a container
 //! - [`oci`]: the same runtime as an OCI command line (`naru oci`)
@@ -15,6 +15,7 @@
 
 #![warn(missing_docs)]
 
+pub mod apparmor;
 mod bytes;
 pub mod cgroup;
 mod child;

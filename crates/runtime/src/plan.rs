@@ -3,6 +3,7 @@
 //! Paths of the host are opened, mounts cloned, names turned into numbers, the filter compiled: an error here costs
 //! nothing, and the child is left with system calls.
 
+use crate::apparmor;
 use crate::cgroup::{Cgroup, Entry, Layout, layout};
 use crate::error::{Error, Result, StartFailure};
 use crate::identity::{Rights, rlimits};
@@ -194,13 +195,13 @@ fn environment(entries: &[String]) -> Vec<String> {
 fn label(process: &Process) -> Result<Option<(&'static str, String)>> {
     let profile = process.apparmor_profile.as_str();
     if !profile.is_empty() {
-        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.first() == Some(&b'Y'));
-        if enabled {
+        if apparmor::active() {
+            apparmor::require(profile)?;
             // Kernels since 5.8 have the file that does not interfere with another security module.
             let file = if Path::new("/proc/self/attr/apparmor/exec").exists() { "attr/apparmor/exec" } else { "attr/exec" };
             return Ok(Some((file, format!("exec {profile}"))));
         }
-        if profile != "unconfined" {
+        if profile != apparmor::UNCONFINED {
             return Err(Error::Unsupported(format!("cannot apply the AppArmor profile {profile:?}: the kernel has no AppArmor")));
         }
     }

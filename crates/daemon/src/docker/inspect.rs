@@ -53,7 +53,7 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
         restart_count: i64::from(view.state.restart_count),
         driver: app.engine.store().driver().name().to_owned(),
         platform: "linux".into(),
-        app_armor_profile: spec.security.apparmor.clone().unwrap_or_default(),
+        app_armor_profile: spec.security.apparmor_profile().to_owned(),
         exec_ids: Some(execs).filter(|list| !list.is_empty()),
         host_config: host,
         graph_driver: models::GraphDriver { data: None, name: app.engine.store().driver().name().to_owned() },

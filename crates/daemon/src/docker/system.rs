@@ -162,10 +162,16 @@ pub async fn info(call: &Call) -> Result<Response> {
         // Containers never depend on the daemon's life.
         live_restore_enabled: true,
         init_binary: "naru".into(),
-        security_options: vec!["name=seccomp,profile=builtin".into()],
+        security_options: security_options(),
         warnings: Some(warnings(app)).filter(|list| !list.is_empty()),
         ..models::SystemInfo::default()
     }))
+}
+
+/// What confines containers.
+fn security_options() -> Vec<String> {
+    let apparmor = naru_runtime::apparmor::enabled().then(|| "name=apparmor".to_owned());
+    apparmor.into_iter().chain(["name=seccomp,profile=builtin".to_owned()]).collect()
 }
 
 /// What the host does to containers that its operator should know.
