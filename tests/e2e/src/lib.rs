@@ -241,7 +241,8 @@ impl Daemon {
         for folder in ["e/containers", "d/containers", "d/logs", "d/staging", "d/trash"] {
             found.extend(names(self.root.join(folder)).iter().map(|path| format!("directory {}", path.display())));
         }
-        for controller in names("/sys/fs/cgroup".into()) {
+        // Hierarchies of version 1 and a hybrid's second one, and the only one of version 2.
+        for controller in names("/sys/fs/cgroup".into()).into_iter().chain(["/sys/fs/cgroup".into()]) {
             let own = controller.join(format!("ne{}", self.number));
             found.extend(names(own).iter().filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())));
         }
@@ -395,6 +396,15 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Whether the host has a feature, by its name and what was found. `NARU_E2E_REQUIRE` lists names, with commas, of
+/// features whose tests must not be left out; `tests/vm/run` has a host with all of them.
+#[track_caller]
+pub fn host_has(feature: &str, found: bool) -> bool {
+    let required = std::env::var("NARU_E2E_REQUIRE").unwrap_or_default();
+    assert!(found || !required.split(',').any(|name| name == feature), "this host lacks {feature}");
+    found
 }
 
 /// Pid of the parent of a process: of a container's process it is the monitor.

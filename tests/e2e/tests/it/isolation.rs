@@ -66,28 +66,6 @@ fn users_and_capabilities() {
 }
 
 #[test]
-fn limits_bite_and_change_live() {
-    let daemon = shared();
-    let name = name("limits");
-    daemon.ok(&["run", "-d", "--name", &name, "-m", "32m", "--pids-limit", "20", "--cpus", "0.5", BOX, "sleep", "1000"]);
-    let hog = daemon.run(&["exec", &name, "sh", "-c", "tail /dev/zero"]);
-    assert_eq!(hog.code, 137);
-    daemon.run(&["exec", &name, "sh", "-c", "while :; do sleep 3 & done"]);
-    let tasks: u32 = daemon.ok(&["stats", "--no-stream", "--format", "{{.PIDs}}", &name]).trim().parse().unwrap();
-    assert!((10..=20).contains(&tasks), "{tasks}");
-    daemon.until("the bomb is over", || daemon.run(&["exec", &name, "true"]).code == 0);
-    daemon.ok(&["update", "-m", "64m", "--memory-swap", "64m", &name]);
-    assert_eq!(daemon.inspect(&name)["HostConfig"]["Memory"], 64 << 20);
-    let stats = daemon.ok(&["stats", "--no-stream", "--format", "{{.MemUsage}}", &name]);
-    assert!(stats.contains("/ 64MiB"), "{stats}");
-    daemon.ok(&["rm", "-f", &name]);
-    let killed = naru_e2e::name("oom");
-    assert_eq!(daemon.run(&["run", "--name", &killed, "-m", "16m", BOX, "tail", "/dev/zero"]).code, 137);
-    assert_eq!(daemon.inspect(&killed)["State"]["OOMKilled"], true);
-    daemon.ok(&["rm", &killed]);
-}
-
-#[test]
 fn a_bridge_with_ports_and_names() {
     let daemon = shared();
     let name = name("web");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
+mod apparmor;
 mod attach;
 mod faults;
 mod files;
@@ -10,6 +11,7 @@ mod hostile;
 mod image;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod logs;
 mod networks;
 mod outside;
@@ -17,3 +19,4 @@ mod registries;
 mod runtimes;
 mod security;
 mod survival;
+mod wires;

@@ -4,10 +4,10 @@ use naru_e2e::{BOX, Daemon, name, shared};
 use serde_json::Value;
 
 /// A network that goes with its test.
-struct Net<'d>(&'d Daemon, String);
+pub struct Net<'d>(pub &'d Daemon, pub String);
 
 impl<'d> Net<'d> {
-    fn new(daemon: &'d Daemon, flags: &[&str]) -> Net<'d> {
+    pub fn new(daemon: &'d Daemon, flags: &[&str]) -> Net<'d> {
         let name = name("net");
         daemon.ok(&[&["network", "create"], flags, &[&name]].concat());
         Net(daemon, name)
@@ -26,10 +26,10 @@ impl Drop for Net<'_> {
 }
 
 /// A running container that goes with its test.
-struct Box<'d>(&'d Daemon, String);
+pub struct Box<'d>(pub &'d Daemon, pub String);
 
 impl<'d> Box<'d> {
-    fn new(daemon: &'d Daemon, flags: &[&str]) -> Box<'d> {
+    pub fn new(daemon: &'d Daemon, flags: &[&str]) -> Box<'d> {
         Box::running(daemon, flags, &["sleep", "1000"])
     }
 
@@ -39,15 +39,15 @@ impl<'d> Box<'d> {
         Box(daemon, name)
     }
 
-    fn sh(&self, script: &str) -> String {
+    pub fn sh(&self, script: &str) -> String {
         self.0.ok(&["exec", &self.1, "sh", "-c", script])
     }
 
-    fn fails(&self, script: &str) -> bool {
+    pub fn fails(&self, script: &str) -> bool {
         self.0.run(&["exec", &self.1, "sh", "-c", script]).code != 0
     }
 
-    fn address(&self, network: &str) -> String {
+    pub fn address(&self, network: &str) -> String {
         self.0.inspect(&self.1)["NetworkSettings"]["Networks"][network]["IPAddress"].as_str().unwrap_or_default().to_owned()
     }
 }
