@@ -163,9 +163,10 @@ pub async fn update(call: Call, id: &str) -> Result<Response> {
     let (headers, body) = call.into_body();
     let request: models::UpdateRequest = body::read_json(&headers, body).await?;
     let view = app.engine.find(id)?.view();
+    let warnings = convert::resources::warnings(request.memory_swappiness, request.oom_kill_disable);
     let change = convert::update::change(&view, &request)?;
     app.engine.update(id, change).await?;
-    Ok(body::ok(&models::UpdateResponse { warnings: Some(vec![]) }))
+    Ok(body::ok(&models::UpdateResponse { warnings: Some(warnings) }))
 }
 
 /// `POST /containers/{id}/resize`.

@@ -83,6 +83,16 @@ fn memory_is_limited_and_its_end_is_told() {
     assert!(stats.contains("/ 128MiB"), "{stats}");
 }
 
+/// Version 2 knows neither: that is said, as Docker says it; version 1 takes both.
+#[test]
+fn what_the_version_has_not_is_told() {
+    let daemon = shared();
+    let pure = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let done = daemon.run(&["run", "--rm", "-m", "32m", "--memory-swappiness", "10", "--oom-kill-disable", BOX, "true"]);
+    let told = ["Memory swappiness discarded", "OomKillDisable discarded"].map(|word| done.err.contains(word));
+    assert_eq!((done.code, told), (0, [pure; 2]), "{done:?}");
+}
+
 #[test]
 fn swap_is_what_memory_and_swap_leave() {
     if !host_has("swap", std::fs::read_to_string("/proc/swaps").unwrap().lines().count() > 1) {

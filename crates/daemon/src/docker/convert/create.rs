@@ -52,6 +52,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     if limits.pids.is_none() {
         limits.pids = Some(naru_runtime::spec::Pids { limit: Some(resources::default_pids_limit()) });
     }
+    warnings.extend(resources::warnings(host.memory_swappiness, host.oom_kill_disable));
     if host.kernel_memory != 0 || host.kernel_memory_tcp != 0 {
         warnings.push("Specifying a kernel memory limit is deprecated and has no effect.".to_owned());
     }

@@ -3,6 +3,7 @@
 
 use super::super::error::{ApiError, Result};
 use naru_api::models::{HostConfig, ThrottleDevice, WeightDevice};
+use naru_runtime::cgroup::Layout;
 use naru_runtime::spec::{BlockIo, Cpu, Memory, Pids, Resources, ThrottleDevice as OciThrottle, WeightDevice as OciWeight};
 use rustix::fs::{FileType, major, minor};
 
@@ -32,6 +33,24 @@ pub fn resources(host: &HostConfig) -> Result<Resources> {
         }
     }
     Ok(Resources { memory: memory(host)?, cpu: cpu(host)?, pids: pids(host), block_io: block_io(host)?, ..Resources::default() })
+}
+
+/// What a host with cgroup version 2 has not, and Docker discards, in its words.
+pub fn warnings(swappiness: Option<i64>, oom_kill_disable: Option<bool>) -> Vec<String> {
+    if naru_runtime::cgroup::layout().is_ok_and(|layout| layout != Layout::V2) {
+        return vec![];
+    }
+    let mut list = Vec::new();
+    if swappiness.is_some_and(|value| value != -1) {
+        list.push(
+            "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted. Memory swappiness discarded."
+                .to_owned(),
+        );
+    }
+    if oom_kill_disable == Some(true) {
+        list.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
+    }
+    list
 }
 
 /// The default limit of tasks, a quarter of the kernel's pids at most.
