@@ -79,6 +79,22 @@ pub fn freeze_and_kill() {
     assert_eq!(running.finish().code, 137);
 }
 
+pub fn hugepages() {
+    let free: u32 =
+        std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").map_or(0, |n| n.trim().parse().unwrap());
+    if !has("hugetlb") || free < 4 {
+        let required = std::env::var("NARU_E2E_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "hugetlb"), "this host lacks hugetlb, or has {free} free pages");
+        return;
+    }
+    let limit = HugepageLimit { page_size: "2MB".into(), limit: 4 << 20 };
+    let output = shell("fallocate -l 2097152 /huge/one; echo $?; fallocate -l 4194304 /huge/two; echo $?")
+        .with(|b| b.spec.linux_mut().resources.as_mut().unwrap().hugepage_limits = vec![limit])
+        .mount("/huge", "hugetlbfs", "hugetlbfs", &["pagesize=2M"])
+        .run();
+    assert_eq!(output.stdout, "0\n1\n", "{}", output.stderr);
+}
+
 pub fn missing_controller() {
     if has("hugetlb") {
         return;

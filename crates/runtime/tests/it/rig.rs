@@ -41,7 +41,7 @@ pub fn directory(name: &str) -> PathBuf {
 }
 
 const APPLETS: &str = "sh true false cat ls id echo mount ps env sleep kill tty stty head yes dd grep wc readlink stat mkdir touch ln rm hostname \
-                       chmod test seq pwd umount mknod sync trap ip df awk sort printf nproc cp mv dirname";
+                       chmod test seq pwd umount mknod sync trap ip df awk sort printf nproc cp mv dirname fallocate";
 
 /// A root file system with busybox.
 pub fn rootfs() -> PathBuf {
