@@ -42,15 +42,24 @@ pub fn processes_and_cpu() {
         .start();
     let output = running.finish();
     assert_eq!(output.stdout, "19\n");
-    let running = shell("nproc; while :; do :; done")
+    let mut running = shell("nproc; while :; do :; done")
         .with(|b| {
             b.spec.linux_mut().resources.as_mut().unwrap().cpu = Some(Cpu { quota: Some(20_000), cpus: "0".into(), ..Cpu::default() })
         })
         .start();
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let stats = running.cgroup().stats();
-    assert!(stats.cpu.throttled_periods > 0, "{stats:?}");
-    assert!(stats.cpu.total > 0 && stats.memory.usage > 0 && stats.pids.current == 1, "{stats:?}");
+    running.read_until("1\n");
+    let cgroup = running.cgroup();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let stats = cgroup.stats();
+        let used = stats.cpu.total > 0 && stats.memory.usage > 0;
+        // The other program has ended when its line is there, or soon after.
+        if used && stats.cpu.throttled_periods > 0 && stats.pids.current == 1 {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{stats:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     running.kill(9);
     assert_eq!(running.finish().stdout, "1\n");
 }
