@@ -46,6 +46,7 @@ use naru_store::{Driver, Store, StoreConfig};
 use naru_types::{ContainerId, Name};
 use network::{NetworkConfig, NetworkRequest, Networks};
 use phase::State;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use spec::{ContainerSpec, MountSource};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
@@ -130,6 +131,14 @@ pub struct Created {
     pub warnings: Vec<String>,
 }
 
+/// Every published port and every client takes descriptors, and the 1024 that a shell or systemd gives are soon used up.
+/// Containers keep what the daemon was started with, by the spawner.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Up to the hard limit it is never refused; and if it were, there would be fewer.
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).ok();
+}
+
 impl Engine {
     /// Opens the engine and takes up what a former daemon left. Call it inside a tokio runtime.
     pub async fn open(config: EngineConfig) -> Result<Engine> {
@@ -144,6 +153,7 @@ impl Engine {
         let volumes = Volumes::open(config.data_root.join("volumes"), loaded.volumes)?;
         let registries = naru_registry::Client::new(config.registry.clone())?;
         let spawner = Spawner::launch()?;
+        raise_descriptor_limit();
         let networks = Arc::new(Networks::open(&config.network, loaded.networks)?);
         let inner = Arc::new(Inner {
             config,

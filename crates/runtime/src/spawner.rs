@@ -22,6 +22,7 @@ use naru_types::ContainerId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Pid, Resource, Rlimit};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -55,6 +56,8 @@ pub struct Spawner {
 struct Connection {
     socket: OwnedFd,
     process: Child,
+    /// Its limit of descriptors.
+    descriptors: Rlimit,
 }
 
 /// A fresh network namespace; it vanishes with the last descriptor and process in it.
@@ -147,7 +150,8 @@ pub enum RuntimeKind {
 impl Spawner {
     /// Starts the process.
     pub fn launch() -> Result<Spawner> {
-        Ok(Spawner { connection: Mutex::new(Connection::open()?), seccomp: seccomp::Cache::default() })
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        Ok(Spawner { connection: Mutex::new(Connection::open(limit)?), seccomp: seccomp::Cache::default() })
     }
 
     /// A fresh network namespace with `lo` up.
@@ -260,7 +264,7 @@ impl Spawner {
 }
 
 impl Connection {
-    fn open() -> Result<Connection> {
+    fn open(descriptors: Rlimit) -> Result<Connection> {
         let program = protected(ROLE)?;
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(Error::system("make a socket pair"))?;
@@ -272,7 +276,10 @@ impl Connection {
             .stdout(Stdio::null())
             .spawn()
             .map_err(Error::io("execute the spawner"))?;
-        Ok(Connection { socket: ours, process })
+        // Containers inherit it; the daemon may have raised its own since.
+        rustix::process::prlimit(Some(Pid::from_child(&process)), Resource::Nofile, descriptors)
+            .map_err(Error::system("set the spawner's limit of descriptors"))?;
+        Ok(Connection { socket: ours, process, descriptors })
     }
 
     /// Sends; a spawner that has died (out of memory, an operator's mistake) is replaced once.
@@ -282,7 +289,7 @@ impl Connection {
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
                 // It has closed its end, so it has ended: this only reaps it.
                 drop(self.process.wait());
-                *self = Connection::open()?;
+                *self = Connection::open(self.descriptors)?;
                 send_with_fds(self.socket.as_fd(), message, fds).map_err(Error::system("send to the spawner"))
             }
             Err(errno) => Err(Error::System { action: "send to the spawner", errno }),

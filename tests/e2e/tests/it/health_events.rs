@@ -7,13 +7,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-fn now() -> String {
+pub fn now() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     format!("{}.{:09}", since.as_secs(), since.subsec_nanos())
 }
 
 /// Events as JSON, between two moments.
-fn events(daemon: &Daemon, since: &str, filters: &[&str]) -> Vec<Value> {
+pub fn events(daemon: &Daemon, since: &str, filters: &[&str]) -> Vec<Value> {
     let until = now();
     let mut args = vec!["events", "--since", since, "--until", &until, "--format", "{{json .}}"];
     for filter in filters {
@@ -22,7 +22,7 @@ fn events(daemon: &Daemon, since: &str, filters: &[&str]) -> Vec<Value> {
     daemon.ok(&args).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn actions(events: &[Value]) -> Vec<String> {
+pub fn actions(events: &[Value]) -> Vec<String> {
     events.iter().map(|event| event["Action"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Limits that bite, whatever version of cgroups the host has; and devices.
 
+use crate::health_events::{actions, events, now};
 use naru_e2e::{BOX, Daemon, host_has, name, shared};
 use serde_json::Value;
 use std::path::Path;
@@ -58,15 +59,14 @@ fn the_version_is_the_one_that_info_tells() {
 fn memory_is_limited_and_its_end_is_told() {
     let daemon = shared();
     let killed = name("oom");
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().to_string();
+    let since = now();
     let flags = ["run", "--name", &killed, "-m", "16m", "--memory-swap", "16m", BOX, "dd", "if=/dev/zero", "of=/dev/null", "bs=64M"];
     let done = daemon.run(&flags);
     assert_eq!(done.code, KILLED, "{done:?}");
     let state = &daemon.inspect(&killed)["State"];
     assert_eq!((&state["OOMKilled"], &state["ExitCode"]), (&true.into(), &KILLED.into()));
-    let filter = format!("container={killed}");
-    let events = daemon.ok(&["events", "--since", &since, "--until", "0s", "--filter", &filter, "--format", "{{.Action}}"]);
-    assert!(events.lines().any(|action| action == "oom"), "{events}");
+    let told = actions(&events(daemon, &since, &[&format!("container={killed}")]));
+    assert!(told.iter().any(|action| action == "oom"), "{told:?}");
     daemon.ok(&["rm", &killed]);
 
     let limited = Limited::new(daemon, &["-m", "64m", "--memory-swap", "64m"], SLEEP);
