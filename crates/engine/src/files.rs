@@ -1,50 +1,56 @@
 //! Files of a container from outside: `cp`, `diff`, `export`. A running container is reached through the root of its
-//! first process, a stopped one through a mount of its own that nobody else sees.
+//! first process, a stopped one through mounts of its own that nobody else sees.
 
 use crate::container::View;
 use crate::error::{EngineError, Result};
-use crate::spec::MountSource;
-use crate::{Engine, Inner, rootfs};
+use crate::{Engine, Inner, launch, rootfs};
+use naru_runtime::view::{self, Part};
 use naru_store::Change;
 use naru_store::archive::{self, PathStat, UnpackOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The root file system of a container, as a directory descriptor.
-fn open_root(engine: &Inner, view: &View) -> Result<OwnedFd> {
-    match view.state.pid() {
-        Some(pid) => rootfs::open_root(Path::new(&format!("/proc/{pid}/root"))),
-        None => Ok(engine.store.mount(&view.id)?),
+/// Works on the files of a container as its processes see them, volumes and binds included.
+fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
+    if let Some(pid) = view.state.pid() {
+        return work(rootfs::open_root(Path::new(&format!("/proc/{pid}/root")))?.as_fd());
     }
+    let root = engine.store.mount(&view.id)?;
+    let sources = launch::mount_sources(engine, &view.spec, root.as_fd(), false)?;
+    let parts: Vec<Part> = view
+        .spec
+        .mounts
+        .iter()
+        .zip(sources)
+        .filter_map(|(mount, source)| Some(Part { source: source?, target: mount.target.clone().into(), read_only: mount.read_only }))
+        .collect();
+    if parts.is_empty() { work(root.as_fd()) } else { view::with_parts(root, &parts, work)? }
 }
 
 impl Engine {
     async fn with_root<T: Send + 'static>(
         &self,
         reference: &str,
-        work: impl FnOnce(&Inner, &View, OwnedFd) -> Result<T> + Send + 'static,
+        work: impl FnOnce(&View, BorrowedFd<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let view = self.find(reference)?.view();
         let inner = Arc::clone(&self.0);
-        let job = move || {
-            let root = open_root(&inner, &view)?;
-            work(&inner, &view, root)
-        };
+        let job = move || in_root(&inner, &view, |root| work(&view, root));
         tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that works on files"))?
     }
 
     /// What is at `path` in the container.
     pub async fn stat_path(&self, reference: &str, path: &str) -> Result<PathStat> {
         let path = path.to_owned();
-        self.with_root(reference, move |_, _, root| Ok(archive::stat(root.as_fd(), &path)?)).await
+        self.with_root(reference, move |_, root| Ok(archive::stat(root, &path)?)).await
     }
 
     /// Writes what is at `path` as a tar archive.
     pub async fn copy_out(&self, reference: &str, path: &str, mut output: impl Write + Send + 'static) -> Result<()> {
         let path = path.to_owned();
-        self.with_root(reference, move |_, _, root| Ok(archive::pack(root.as_fd(), &path, &mut output).map(drop)?)).await
+        self.with_root(reference, move |_, root| Ok(archive::pack(root, &path, &mut output).map(drop)?)).await
     }
 
     /// Unpacks a tar archive into the directory `path`. `keep_kinds` refuses to put a directory in a file's place and the
@@ -58,29 +64,27 @@ impl Engine {
         as_user: bool,
     ) -> Result<()> {
         let path = path.to_owned();
-        self.with_root(reference, move |_, view, root| {
-            if view.spec.security.readonly_root && !below_writable_mount(view, &path) {
-                return Err(EngineError::Denied {
-                    text: "container rootfs is marked read-only".into(),
-                    kind: naru_types::ErrorKind::Forbidden,
-                });
-            }
+        self.with_root(reference, move |view, root| {
+            writable(view, &path)?;
             let process = &view.spec.process;
             let owner = if as_user {
-                let user = naru_runtime::user::resolve(root.as_fd(), &process.user, &process.groups)?;
+                let user = naru_runtime::user::resolve(root, &process.user, &process.groups)?;
                 Some((user.uid, user.gid))
             } else {
                 None
             };
             let options = UnpackOptions { no_overwrite_dir_non_dir: keep_kinds, owner };
-            Ok(archive::unpack(root.as_fd(), &path, &mut input, options)?)
+            Ok(archive::unpack(root, &path, &mut input, options)?)
         })
         .await
     }
 
     /// What differs from the image.
     pub async fn changes(&self, reference: &str) -> Result<Vec<Change>> {
-        self.with_root(reference, |engine, view, root| Ok(engine.store.changes(&view.id, Some(root.as_fd()))?)).await
+        let view = self.find(reference)?.view();
+        let inner = Arc::clone(&self.0);
+        let job = move || Ok(inner.store.changes(&view.id, None)?);
+        tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that compares files"))?
     }
 
     /// Writes the whole root file system as a tar archive.
@@ -96,9 +100,14 @@ impl Engine {
     }
 }
 
-fn below_writable_mount(view: &View, path: &str) -> bool {
-    view.spec.mounts.iter().any(|mount| {
-        let inside = Path::new(path).starts_with(&mount.target);
-        inside && !mount.read_only && !matches!(mount.source, MountSource::Tmpfs { .. })
-    })
+/// Refuses, in Docker's words, what the innermost mount around `path` does not take. A link may lead into another mount,
+/// where the kernel refuses.
+fn writable(view: &View, path: &str) -> Result<()> {
+    let around = view.spec.mounts.iter().filter(|mount| Path::new(path).starts_with(&mount.target)).max_by_key(|mount| mount.target.len());
+    let text = match around {
+        Some(mount) if mount.read_only => "mounted volume is marked read-only",
+        None if view.spec.security.readonly_root => "container rootfs is marked read-only",
+        _ => return Ok(()),
+    };
+    Err(EngineError::Denied { text: text.into(), kind: naru_types::ErrorKind::Forbidden })
 }

@@ -40,5 +40,6 @@ pub mod spawner;
 pub mod spec;
 mod time;
 pub mod user;
+pub mod view;
 
 pub use error::{Error, FailureReason, Result, StartFailure};

@@ -109,6 +109,12 @@ pub fn unshare(_proof: SingleThread, flags: u64) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
 }
 
+/// Gives the calling thread a mount namespace of its own, and with it its own working directory and root.
+pub fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: only what the thread's paths mean changes; descriptors and memory stay shared as they were.
+    check(unsafe { libc::syscall(libc::SYS_unshare, (libc::CLONE_FS | libc::CLONE_NEWNS) as u64) }).map(drop)
+}
+
 /// `setns(2)` with a namespace descriptor (`flags` names its type or is 0) or a pidfd (`flags` is a set of `CLONE_NEW*`).
 pub fn setns(fd: BorrowedFd<'_>, flags: u64) -> Result<(), Errno> {
     // SAFETY: setns takes plain integers and touches no memory of ours.
