@@ -413,7 +413,7 @@ impl Actor {
                         return Err(error);
                     }
                 }
-                Effect::KillAll => self.kill_all().await?,
+                Effect::KillAll => self.kill_all(before.is_paused()).await?,
                 Effect::Delete => {
                     self.delete(self.view.spec.auto_remove).await?;
                 }
@@ -435,6 +435,7 @@ impl Actor {
                 self.view.run = Some(Arc::new(launched.run));
                 self.view.health = self.view.spec.health.as_ref().map(|_| Health::starting());
                 Box::pin(self.apply(Input::Started { pid: launched.pid, at: launched.at })).await?;
+                self.volume_events("mount");
                 self.network_events("connect");
                 self.emit("start", &[]);
                 self.begin_health();
@@ -510,6 +511,7 @@ impl Actor {
         self.network_events("disconnect");
         if let Some(run) = self.view.run.take() {
             launch::release(&self.engine, &self.view.id, &run).await;
+            self.volume_events("unmount");
         }
     }
 
@@ -674,7 +676,7 @@ impl Actor {
         self.publish_view();
         self.restart_at = None;
         if effects.contains(&Effect::KillAll)
-            && let Err(error) = self.kill_all().await
+            && let Err(error) = self.kill_all(before.is_paused()).await
         {
             self.view.state = before;
             self.publish_view();
@@ -690,8 +692,13 @@ impl Actor {
         Ok(())
     }
 
-    async fn kill_all(&mut self) -> Result<()> {
+    /// Kills the container, which was `frozen` before its state said that it goes, and waits for its end.
+    async fn kill_all(&mut self, frozen: bool) -> Result<()> {
         self.kill_now().await.or_else(|error| if self.watch.is_none() { Ok(()) } else { Err(error) })?;
+        if frozen {
+            // A frozen process cannot receive its signal.
+            self.freeze(false).await?;
+        }
         let id = self.view.id.clone();
         match tokio::time::timeout(KILL_PATIENCE, self.await_end(None)).await {
             Ok(result) => result,

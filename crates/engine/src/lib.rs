@@ -15,6 +15,7 @@ pub mod exec;
 pub mod files;
 pub mod health;
 pub mod images;
+mod journal;
 mod launch;
 pub mod logs;
 mod migrate;
@@ -155,11 +156,12 @@ impl Engine {
         let spawner = Spawner::launch()?;
         raise_descriptor_limit();
         let networks = Arc::new(Networks::open(&config.network, loaded.networks)?);
+        let events = EventBus::open(&config.data_root.join("events"));
         let inner = Arc::new(Inner {
             config,
             store,
             db,
-            events: EventBus::default(),
+            events,
             spawner,
             networks,
             registries,
@@ -505,7 +507,8 @@ impl Inner {
     /// `--volumes-from`: the mounts of other containers, unless the target is taken.
     fn inherit_volumes(&self, spec: &mut ContainerSpec) -> Result<()> {
         for (reference, read_only) in spec.volumes_from.clone() {
-            let other = self.find(&reference)?.view();
+            // Not as something missing, which clients take for the image.
+            let other = self.find(&reference).map_err(|error| EngineError::invalid(error.to_string()))?.view();
             for mount in &other.spec.mounts {
                 let inherits = !matches!(mount.source, MountSource::Tmpfs { .. });
                 if inherits && !spec.mounts.iter().any(|own| own.target == mount.target) {

@@ -2,9 +2,11 @@
 
 use super::Actor;
 use crate::error::{EngineError, Result};
+use crate::events::ObjectKind;
 use crate::launch;
 use crate::network::{self, Driver, Entry, Place};
-use crate::spec::{Attachment, ContainerSpec, NetworkMode};
+use crate::spec::{Attachment, ContainerSpec, MountSource, NetworkMode};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Actor {
@@ -105,6 +107,21 @@ impl Actor {
             if let Ok(entry) = self.engine.networks.find(&endpoint.network) {
                 network::publish(self.engine.events(), &entry, action, Some(&self.view.id));
             }
+        }
+    }
+
+    /// Tells that the container uses its volumes, or has let go of them.
+    pub(super) fn volume_events(&self, action: &str) {
+        for mount in &self.view.spec.mounts {
+            let MountSource::Volume { name, .. } = &mount.source else { continue };
+            let mut attributes =
+                BTreeMap::from([("driver".to_owned(), "local".to_owned()), ("container".to_owned(), self.view.id.to_string())]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), mount.target.clone());
+                attributes.insert("read/write".to_owned(), (!mount.read_only).to_string());
+                attributes.insert("propagation".to_owned(), String::new());
+            }
+            self.engine.events.publish(ObjectKind::Volume, action, name, attributes);
         }
     }
 }
