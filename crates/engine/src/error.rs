@@ -100,7 +100,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let words = error.to_string();
+        let words = error.downcast_ref::<std::io::Error>().map_or_else(|| error.to_string(), words);
         // Some libraries repeat their cause.
         if !text.ends_with(&words) {
             text.push_str(": ");
@@ -109,6 +109,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// The words for a failed system call as Go's programs write them, which clients know: lower case, without the number.
+pub fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match error.raw_os_error() {
+        Some(_) => text.split(" (os error").next().unwrap_or_default().to_lowercase(),
+        None => text,
+    }
 }
 
 /// A result of the engine.

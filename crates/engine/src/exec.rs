@@ -5,6 +5,7 @@ use crate::container::{Container, View};
 use crate::error::{EngineError, Result};
 use crate::monitor;
 use crate::oci;
+use crate::phase::Phase;
 use naru_runtime::monitor::{ExecRequest, Request, Response};
 use naru_runtime::spec::{ConsoleSize, Process};
 use naru_types::{ContainerId, Signal};
@@ -146,6 +147,9 @@ fn require_running(view: &View) -> Result<()> {
     if view.state.is_paused() {
         return Err(EngineError::conflict(format!("Container {} is paused, unpause the container before exec", view.id)));
     }
+    if matches!(view.state.phase, Phase::Restarting(_)) {
+        return Err(EngineError::conflict(format!("Container {} is restarting, wait until the container is running", view.id)));
+    }
     if !view.state.is_running() {
         return Err(EngineError::conflict(format!("container {} is not running", view.id)));
     }
@@ -180,7 +184,9 @@ pub(crate) fn startable(engine: &Inner, exec: &Exec) -> Result<Arc<View>> {
 /// Starts an exec. The stream carries its input and output; none when detached.
 pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -> Result<Option<StdUnixStream>> {
     let view = startable(engine, exec)?;
-    let process = process(engine, &view, &exec.spec).await?;
+    // A client that is told of the failure on the stream asks for the code: it must not find none, which it takes for 0.
+    let ended = |code| drop(exec.state.send_replace(ExecState::Ended(code)));
+    let process = process(engine, &view, &exec.spec).await.inspect_err(|_| ended(CANNOT_RUN))?;
     let attached = |wanted: bool| wanted && !detach;
     let request = Request::Exec(Box::new(ExecRequest {
         id: exec.id.clone(),
@@ -194,9 +200,7 @@ pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -
         console_size: exec.spec.console_size,
     }));
     let answer = monitor::ask(&engine.run_directory(&view.id), &request).await;
-    let (response, stream) = answer.inspect_err(|error| {
-        exec.state.send_replace(ExecState::Ended(exec_failure_code(&error.to_string())));
-    })?;
+    let (response, stream) = answer.inspect_err(|error| ended(exec_failure_code(&error.to_string())))?;
     let Response::ExecStarted { pid } = response else {
         return Err(EngineError::Gone("the container's monitor"));
     };
@@ -216,9 +220,12 @@ pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -
     stream.into_std().map(Some).map_err(EngineError::io("take over", engine.run_directory(&view.id)))
 }
 
+/// Docker's exit code for an exec whose program is there, or not looked for.
+const CANNOT_RUN: i32 = 126;
+
 /// Docker's exit code for an exec that could not start.
 fn exec_failure_code(text: &str) -> i32 {
-    if text.contains("permission denied") || text.contains("is a directory") { 126 } else { 127 }
+    if text.contains("permission denied") || text.contains("is a directory") { CANNOT_RUN } else { 127 }
 }
 
 /// The process of an exec: the container's own, changed by what the exec asks for.

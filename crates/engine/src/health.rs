@@ -161,7 +161,8 @@ async fn collect(
         Ok(code) => Ok((code, output)),
         Err(_) => {
             exec::kill(engine, &exec).await;
-            Ok((-1, format!("Health check exceeded timeout ({}): {output}", go_duration(timeout))))
+            let colon = if output.is_empty() { "" } else { ": " };
+            Ok((-1, format!("Health check exceeded timeout ({}){colon}{output}", go_duration(timeout))))
         }
     }
 }

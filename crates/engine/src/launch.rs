@@ -274,7 +274,8 @@ pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: Borrowed
                         )));
                     }
                     std::fs::create_dir_all(path).map_err(|error| {
-                        EngineError::invalid(format!("error while creating mount source path '{}': {error}", path.display()))
+                        let cause = crate::error::words(&error);
+                        EngineError::invalid(format!("error while creating mount source path '{}': {cause}", path.display()))
                     })?;
                 }
                 Ok(Some(path.clone()))
@@ -313,7 +314,8 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<(Device, String)>> {
     }
     for DeviceSpec { host, container, permissions } in &spec.devices {
         let target = std::fs::canonicalize(host).map_err(|error| {
-            EngineError::invalid(format!("error gathering device information while adding custom device {:?}: {error}", host.display()))
+            let cause = crate::error::words(&error);
+            EngineError::invalid(format!("error gathering device information while adding custom device {:?}: {cause}", host.display()))
         })?;
         if target.is_dir() {
             collect_devices(&target, container, permissions, &mut list, &|_| true);
