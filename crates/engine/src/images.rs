@@ -130,10 +130,12 @@ impl Engine {
             container.unpause().await?;
         }
         let image = result?;
-        crate::container::publish(&self.0, &view, "commit".into(), &[("comment", comment), ("imageID", image.to_string())]);
-        if let Some(name) = name {
-            self.image_event("tag", &image, name);
+        self.image_event("create", &image, name.clone().unwrap_or_else(|| image.to_string()));
+        if let Some(name) = &name {
+            self.image_event("tag", &image, name.clone());
         }
+        let about = [("comment", comment), ("imageID", image.to_string()), ("imageRef", name.unwrap_or_default())];
+        crate::container::publish(&self.0, &view, "commit".into(), &about);
         Ok(image)
     }
 }

@@ -7,6 +7,7 @@ use super::error::{ApiError, Result};
 use jiff::Timestamp;
 use naru_api::filters::Filters;
 use naru_api::models;
+use naru_api::version::ApiVersion;
 use naru_engine::events::{Event, ObjectKind};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -94,6 +95,10 @@ pub fn events(call: &Call) -> Result<Response> {
         )));
     }
     let (past, mut live) = call.app.engine.events().listen(since.or(until.map(|_| Timestamp::UNIX_EPOCH)));
+    // Clients before that version take what is created for a container.
+    let knows_creation = call.version >= ApiVersion::new(1, 46);
+    let wanted =
+        move |event: &Event| takes(&filters, event) && (knows_creation || event.kind != ObjectKind::Image || event.action != "create");
     let (sender, response) = body::stream("application/json");
     tokio::spawn(async move {
         if sender.send(Ok(bytes::Bytes::new())).await.is_err() {
@@ -104,7 +109,7 @@ pub fn events(call: &Call) -> Result<Response> {
             line.push(b'\n');
             sender.send(Ok(line.into())).await.is_ok()
         };
-        for event in past.iter().filter(|event| until.is_none_or(|until| event.at <= until) && takes(&filters, event)) {
+        for event in past.iter().filter(|event| until.is_none_or(|until| event.at <= until) && wanted(event)) {
             if !send(event).await {
                 return;
             }
@@ -119,7 +124,7 @@ pub fn events(call: &Call) -> Result<Response> {
             };
             match event {
                 Ok(event) => {
-                    if takes(&filters, &event) && !send(&event).await {
+                    if wanted(&event) && !send(&event).await {
                         return;
                     }
                 }
