@@ -196,6 +196,8 @@ async fn connection(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin +
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // As Docker writes them: scripts look for `Api-Version:`.
+        .title_case_headers(true)
         .header_read_timeout(HEADER_PATIENCE)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()

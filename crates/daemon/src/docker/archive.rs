@@ -74,7 +74,11 @@ pub async fn put(call: Call, id: &str) -> Result<Response> {
     let as_user = call.query.boolean("copyUIDGID");
     let app = Arc::clone(&call.app);
     let container = app.engine.find(id)?;
-    let stat = app.engine.stat_path(id, &path).await.map_err(|error| not_found(id, &path, error))?;
+    let mut stat = app.engine.stat_path(id, &path).await.map_err(|error| not_found(id, &path, error))?;
+    if !stat.link_target.is_empty() {
+        // A link takes what the directory behind it takes: `/lib` of a merged `/usr`, `/var/run`.
+        stat = app.engine.stat_path(id, &format!("{path}/.")).await.map_err(|error| not_found(id, &path, error))?;
+    }
     if !stat.is_dir() {
         return Err(ApiError::invalid("extraction point is not a directory"));
     }

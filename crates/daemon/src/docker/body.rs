@@ -5,11 +5,12 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use naru_types::ErrorKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The body of an answer.
@@ -110,6 +111,38 @@ impl Drop for BodyWriter {
     }
 }
 
+/// How long the rest of a request's body is taken after its answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The body of a request. Whoever lets go of it before its end has answered: what the client still sends is then taken for
+/// a moment and forgotten, as a client whose writing fails would tell of that and never read the answer.
+pub struct RequestBody(Option<Incoming>);
+
+impl RequestBody {
+    /// Of what hyper gave.
+    pub fn new(body: Incoming) -> Self {
+        RequestBody(Some(body))
+    }
+
+    /// The next frame.
+    async fn frame(&mut self) -> Option<std::result::Result<Frame<Bytes>, hyper::Error>> {
+        self.0.as_mut()?.frame().await
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(mut body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+                // A client that goes on sending has had its time to read.
+                tokio::time::timeout(LINGER, rest).await.ok();
+            });
+        }
+    }
+}
+
 /// A blocking reader of a request's body.
 pub struct BodyReader {
     receiver: mpsc::Receiver<io::Result<Bytes>>,
@@ -118,7 +151,7 @@ pub struct BodyReader {
 
 impl BodyReader {
     /// Pumps `body` into a reader for a worker thread.
-    pub fn new(mut body: Incoming) -> Self {
+    pub fn new(mut body: RequestBody) -> Self {
         let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
         tokio::spawn(async move {
             while let Some(frame) = body.frame().await {
@@ -152,7 +185,7 @@ impl Read for BodyReader {
 }
 
 /// Reads a whole body, up to a limit.
-pub async fn read_all(mut body: Incoming) -> Result<Vec<u8>> {
+pub async fn read_all(mut body: RequestBody) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ApiError::invalid(format!("cannot read the request's body: {error}")))?;
@@ -167,7 +200,7 @@ pub async fn read_all(mut body: Incoming) -> Result<Vec<u8>> {
 }
 
 /// Reads a JSON body as Go does; an empty one is the default value.
-pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap, body: Incoming) -> Result<T> {
+pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap, body: RequestBody) -> Result<T> {
     let bytes = read_all(body).await?;
     if bytes.is_empty() {
         return Ok(T::default());

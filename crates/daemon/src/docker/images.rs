@@ -342,7 +342,7 @@ fn import_options(query: &Query) -> Result<ImportOptions> {
     Ok(ImportOptions {
         reference: if repo.is_empty() { None } else { Some(reference(repo, query.get("tag").unwrap_or_default())?) },
         changes: ConfigPatch::parse(&changes).map_err(|error| ApiError::invalid(error.to_string()))?,
-        message: query.get("message").unwrap_or_default().to_owned(),
+        message: query.get("message").filter(|text| !text.is_empty()).unwrap_or("Imported from -").to_owned(),
         platform: match query.get("platform").unwrap_or_default() {
             "" => None,
             text => Some(platform(text)?),

@@ -23,7 +23,7 @@ mod system;
 mod volumes;
 
 use crate::App;
-use body::Response;
+use body::{RequestBody, Response};
 use error::{ApiError, Result};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -37,12 +37,12 @@ struct Call {
     app: Arc<App>,
     version: ApiVersion,
     query: Query,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 }
 
 impl Call {
     /// Splits off the body.
-    fn into_body(self) -> (http::HeaderMap, Incoming) {
+    fn into_body(self) -> (http::HeaderMap, RequestBody) {
         let (parts, body) = self.request.into_parts();
         (parts.headers, body)
     }
@@ -65,6 +65,7 @@ pub fn check_log(log: &naru_api::models::LogConfig) -> std::result::Result<(), S
 
 /// Answers a request.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
+    let request = request.map(RequestBody::new);
     let path = request.uri().path();
     if request.method() == Method::OPTIONS {
         return with_headers(body::empty(StatusCode::OK));
@@ -77,8 +78,11 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     let Some(segments) = segments else {
         return ApiError::invalid("the path is not valid percent-encoded UTF-8").response();
     };
+    let old = version.and_then(|text| text.parse::<ApiVersion>().ok()).is_some_and(|version| version < ApiVersion::FLOOR);
     let version = match check_version(version) {
         Ok(version) => version,
+        // Clients that old know no errors in JSON.
+        Err(error) if old => return with_headers(body::text(error.status(), format!("{}\n", error.message))),
         Err(error) => return with_headers(error.response()),
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());

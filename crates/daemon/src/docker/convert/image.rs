@@ -11,7 +11,7 @@ use naru_types::{ErrorKind, Platform};
 /// The image a container is to be made of.
 pub async fn find_for_create(app: &App, name: &str, platform: &str) -> Result<Image> {
     if name.is_empty() {
-        return Err(ApiError::invalid("Config cannot be empty in order to create a container: no image"));
+        return Err(ApiError::invalid("config cannot be empty in order to create a container: no image"));
     }
     let image = app.engine.image(name)?;
     let of_image = Platform {

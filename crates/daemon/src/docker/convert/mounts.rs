@@ -4,7 +4,7 @@ use super::super::error::{ApiError, Result};
 use naru_api::models::{ContainerConfig, HostConfig, Mount};
 use naru_engine::spec::{MountSource, MountSpec};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
@@ -179,6 +179,10 @@ fn from_mount(mount: &Mount) -> Result<MountSpec> {
             let driver = options.driver_config.unwrap_or_default();
             if !matches!(driver.name.as_str(), "" | "local") {
                 return Err(bad(&format!("volume driver {:?} is not built in; only \"local\" is", driver.name)));
+            }
+            let outside = |part| !matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir);
+            if Path::new(&options.subpath).components().any(outside) {
+                return Err(bad("subpath must be a relative path within the volume"));
             }
             MountSource::Volume {
                 name: if mount.source.is_empty() { String::new() } else { volume_name(&mount.source)? },

@@ -12,6 +12,10 @@ const MIN_MEMORY: i64 = 6 << 20;
 /// Tasks of a container that asks for no limit: far above real use, far below what exhausts the host.
 const DEFAULT_PIDS: i64 = 32_768;
 
+/// The range of the kernel's `cpu.shares`.
+const MIN_SHARES: i64 = 2;
+const MAX_SHARES: i64 = 262_144;
+
 fn bad(text: impl Into<String>) -> ApiError {
     ApiError::invalid(text)
 }
@@ -133,6 +137,9 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
     if host.cpu_shares < 0 {
         return Err(bad(format!("invalid CPU shares ({}): value must be a positive integer", host.cpu_shares)));
     }
+    if host.cpu_shares != 0 && !(MIN_SHARES..=MAX_SHARES).contains(&host.cpu_shares) {
+        return Err(bad(format!("invalid CPU shares ({}): the range is from {MIN_SHARES} to {MAX_SHARES}", host.cpu_shares)));
+    }
     if host.cpu_period != 0 && !(1_000..=1_000_000).contains(&host.cpu_period) {
         return Err(bad("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
     }
@@ -150,7 +157,7 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
         check_set(name, list, file)?;
     }
     let cpu = Cpu {
-        shares: u64::try_from(host.cpu_shares).ok().filter(|n| *n > 0).map(|n| n.max(2)),
+        shares: u64::try_from(host.cpu_shares).ok().filter(|n| *n > 0),
         quota,
         period,
         realtime_runtime: positive(host.cpu_realtime_runtime),
