@@ -138,6 +138,11 @@ pub fn context_folder(config: &Path, name: &str) -> PathBuf {
     meta_directory(config).join(naru_types::Digest::of(name.as_bytes()).hex())
 }
 
+/// The folder of a context's certificates.
+pub fn context_tls(config: &Path, name: &str) -> PathBuf {
+    config.join("contexts").join("tls").join(naru_types::Digest::of(name.as_bytes()).hex())
+}
+
 /// Changes one key of `config.json` and leaves the rest as it is; `None` removes the key.
 pub fn edit(directory: &Path, change: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Result<()> {
     let path = directory.join("config.json");

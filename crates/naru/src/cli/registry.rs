@@ -77,6 +77,8 @@ static VERBS: &[Verb] = &[
     volume::prune::VERB,
     volume::remove::VERB,
     context::CREATE,
+    context::EXPORT,
+    context::IMPORT,
     context::INSPECT,
     context::LIST,
     context::REMOVE,

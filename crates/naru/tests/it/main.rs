@@ -52,7 +52,7 @@ fn usage_errors_have_dockers_statuses() {
         (&["--foo"], 125, "unknown flag: --foo"),
         (&["kill", "-s"], 125, "flag needs an argument: 's' in -s"),
         (&["inspect", "-f", "{{.Foo", "x"], 64, "template parsing error: template: :1: unclosed action"),
-        (&["run", "--gpus", "all", "x"], 1, "\"--gpus\" is not supported; name the devices with --device"),
+        (&["run", "--gpus", "all", "x"], 125, "naru: \"--gpus\" is not supported; name the devices with --device"),
         (&["run", "--rm", "--restart", "always", "x"], 125, "naru: conflicting options: cannot specify both --restart and --rm"),
         (&["ps"], 1, "Cannot connect to the Docker daemon at unix:///nonexistent/socket. Is the docker daemon running?"),
         (&["-c", "x", "-H", "y", "ps"], 1, "conflicting options: cannot specify both --host and --context"),

@@ -75,6 +75,8 @@ fn volumes(flags: &ContainerFlags) -> Parsed<Volumes> {
     let mut out = Volumes { binds: Vec::new(), anonymous: Set::new() };
     for spec in &flags.volume {
         match volume_spec(spec)? {
+            // The same twice is the same (scripts assemble their flags from parts).
+            Volume::Bind(bind) if out.binds.contains(&bind) => {}
             Volume::Bind(bind) => out.binds.push(bind),
             Volume::Anonymous(path) => drop(out.anonymous.insert(path, Empty {})),
         }

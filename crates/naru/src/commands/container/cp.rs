@@ -51,6 +51,9 @@ const CHUNK: usize = 64 << 10;
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     let (source, destination) = (split(&options.args[0]), split(&options.args[1]));
     let client = cx.client()?;
+    if [source, destination].iter().any(|(container, path)| container.is_some() && path.is_empty()) {
+        return Err(Failure::message("the path in the container is empty; write CONTAINER:/ for its root"));
+    }
     match (source, destination) {
         ((Some(_), _), (Some(_), _)) => Err(Failure::message("copying between containers is not supported")),
         ((None, _), (None, _)) => Err(Failure::message("must specify at least one container source")),

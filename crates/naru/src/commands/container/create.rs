@@ -44,6 +44,7 @@ pub fn prepare(cx: Cx, flags: &ContainerFlags, args: &[String]) -> Result<Assemb
     if flags.kernel_memory.is_some() {
         crate::output::error_line("Flag --kernel-memory has been deprecated, and no longer supported by the kernel");
     }
+    flags.refuse_unbuilt().map_err(Failure::message)?;
     assemble(flags, args, &proxies).map_err(Failure::message)
 }
 
@@ -59,6 +60,9 @@ pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Res
     };
     let image = assembled.config.image.clone();
     let platform = flags.platform.clone().or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok()).unwrap_or_default();
+    if !platform.is_empty() {
+        crate::commands::image::platform_json(&platform)?;
+    }
     if policy == "always" {
         pull(cx, &image, &platform, flags.quiet).await?;
     }

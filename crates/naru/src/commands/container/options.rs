@@ -333,7 +333,11 @@ impl ContainerFlags {
                 ));
             }
         }
-        refuse_content_trust(self.disable_content_trust)?;
+        refuse_content_trust(self.disable_content_trust)
+    }
+
+    /// Flags that are not built: wrong use of the command line, as a flag that does not exist.
+    pub fn refuse_unbuilt(&self) -> Result<(), String> {
         if self.gpus.is_some() {
             return Err("\"--gpus\" is not supported; name the devices with --device".to_owned());
         }

@@ -67,7 +67,34 @@ pub const VERB: Verb = verb!(
     "{} update -m 512m --memory-swap 1g web"
 );
 
+impl Options {
+    /// Whether any flag is given, be it with the value that changes nothing.
+    fn changes(&self) -> bool {
+        let numbers = [
+            self.cpu_period,
+            self.cpu_quota,
+            self.cpu_rt_period,
+            self.cpu_rt_runtime,
+            self.cpu_shares,
+            self.cpus,
+            self.kernel_memory,
+            self.memory,
+            self.memory_reservation,
+            self.memory_swap,
+            self.pids_limit,
+        ];
+        numbers.iter().any(Option::is_some)
+            || self.blkio_weight.is_some()
+            || self.cpuset_cpus.is_some()
+            || self.cpuset_mems.is_some()
+            || self.restart.is_some()
+    }
+}
+
 async fn run(cx: Cx, o: Options) -> Result<i32> {
+    if !o.changes() {
+        return Err(Failure::message("you must provide one or more flags when using this command"));
+    }
     let request = UpdateRequest {
         blkio_weight: o.blkio_weight.unwrap_or(0),
         cpu_period: o.cpu_period.unwrap_or(0),
@@ -82,13 +109,10 @@ async fn run(cx: Cx, o: Options) -> Result<i32> {
         memory: o.memory.unwrap_or(0),
         memory_reservation: o.memory_reservation.unwrap_or(0),
         memory_swap: o.memory_swap.unwrap_or(0),
-        pids_limit: o.pids_limit,
+        pids_limit: o.pids_limit.filter(|limit| *limit != 0),
         restart_policy: o.restart.unwrap_or_default(),
         ..UpdateRequest::default()
     };
-    if request == UpdateRequest::default() {
-        return Err(Failure::message("you must provide one or more flags when using this command"));
-    }
     if o.kernel_memory.is_some() {
         crate::output::error_line("Flag --kernel-memory has been deprecated, and no longer supported by the kernel");
     }

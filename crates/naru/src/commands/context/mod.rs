@@ -1,5 +1,9 @@
 //! `context`: named engines. Contexts are read and written in Docker's own layout.
 
+mod archive;
+
+pub use archive::{EXPORT, IMPORT};
+
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
 use crate::cli::verb::{Arguments, Names, Verb, verb};
@@ -138,8 +142,7 @@ async fn inspect(cx: Cx, options: InspectOptions) -> Result<i32> {
             let (meta, tls) = if name == "default" {
                 ("<IN MEMORY>".to_owned(), "<IN MEMORY>".to_owned())
             } else {
-                let text = folder.display().to_string();
-                (text.clone(), text.replace("/contexts/meta/", "/contexts/tls/"))
+                (folder.display().to_string(), config::context_tls(cx.config_directory(), &name).display().to_string())
             };
             let mut fields = match entry.meta {
                 Value::Map(fields) => fields,
@@ -206,22 +209,32 @@ fn write_context(cx: Cx, name: &str, description: &str, host: &str) -> Result<()
     Ok(())
 }
 
-async fn create(cx: Cx, options: CreateOptions) -> Result<i32> {
-    let name = &options.args[0];
+/// Whether a context may have the name.
+fn check_name(name: &str) -> Result<()> {
     let fine = name.len() > 1
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '+' | '-'));
     if name == "default" {
         return Err(Failure::message("\"default\" is a reserved context name"));
     }
-    if !fine {
-        return Err(Failure::message(format!(
-            "context name {name:?} is invalid, names are validated against regexp \"^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$\""
-        )));
+    if fine {
+        return Ok(());
     }
-    if config::context(cx.config_directory(), name).is_ok() {
-        return Err(Failure::message(format!("context {name:?} already exists")));
+    Err(Failure::message(format!("context name {name:?} is invalid, names are validated against regexp \"^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$\"")))
+}
+
+/// Refuses a name that is taken.
+fn free(cx: Cx, name: &str) -> Result<()> {
+    match config::context(cx.config_directory(), name) {
+        Ok(_) => Err(Failure::message(format!("context {name:?} already exists"))),
+        Err(_) => Ok(()),
     }
+}
+
+async fn create(cx: Cx, options: CreateOptions) -> Result<i32> {
+    let name = &options.args[0];
+    check_name(name)?;
+    free(cx, name)?;
     let (mut description, mut host) = (String::new(), String::new());
     if let Some(from) = &options.from {
         let source = if from == "default" { default_entry(cx) } else { config::context(cx.config_directory(), from)? };
@@ -297,6 +310,10 @@ async fn remove(cx: Cx, options: RemoveOptions) -> Result<i32> {
         } else {
             config::context(cx.config_directory(), name)
                 .and_then(|_| std::fs::remove_dir_all(config::context_folder(cx.config_directory(), name)).map_err(Failure::from))
+                .and_then(|()| match std::fs::remove_dir_all(config::context_tls(cx.config_directory(), name)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                    _ => Ok(()),
+                })
         };
         match outcome {
             Ok(()) => {
