@@ -109,6 +109,7 @@ fn dispatch(context: &Context, verb: &OsString, rest: &[OsString], own: &[OsStri
         "spec" => inspect::spec(rest),
         "features" => inspect::features(),
         "help" => say(USAGE),
+        "checkpoint" | "restore" => Err(Error::Unsupported(format!("{verb} is not built into this version: it takes no checkpoints"))),
         other => Err(Error::Invalid(format!("unknown verb {other:?}"))),
     }
 }

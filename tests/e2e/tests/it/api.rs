@@ -6,9 +6,9 @@ use naru_e2e::{BOX, Daemon, name, shared};
 fn ping_tells_versions_with_and_without_prefix() {
     let daemon = shared();
     for path in ["/_ping", "/v1.43/_ping"] {
-        let answer = daemon.http(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).to_lowercase();
-        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("\r\n\r\nok"), "{answer}");
-        for header in ["api-version: 1.51", "ostype: linux", "docker-experimental: false", "swarm: inactive", "pragma: no-cache"] {
+        let answer = daemon.http(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nOK"), "{answer}");
+        for header in ["Api-Version: 1.51", "Ostype: linux", "Docker-Experimental: false", "Swarm: inactive", "Pragma: no-cache"] {
             assert!(answer.contains(header), "{header}: {answer}");
         }
     }
@@ -20,7 +20,7 @@ fn ping_tells_versions_with_and_without_prefix() {
 fn versions_out_of_range_are_refused_with_the_known_words() {
     let daemon = shared();
     let (status, text) = daemon.api("GET", "/v1.23/info", None);
-    assert!(status == 400 && text.contains("client version 1.23 is too old. Minimum supported API version is"), "{status} {text}");
+    assert!(status == 400 && text.starts_with("client version 1.23 is too old. Minimum supported API version is"), "{status} {text}");
     let (status, text) = daemon.api("GET", "/v1.99/info", None);
     assert!(status == 400 && text.contains("client version 1.99 is too new. Maximum supported API version is 1.51"), "{status} {text}");
 }

@@ -143,3 +143,50 @@ fn binds_and_tmpfs() {
     ]);
     assert!(mounts.contains("tmpfs on /scratch type tmpfs") && mounts.contains("size=1024k") && mounts.ends_with("read-only"), "{mounts}");
 }
+
+#[test]
+fn cp_reaches_volumes_and_binds_of_a_stopped_container() {
+    let daemon = shared();
+    let (name, volume) = (name("view"), name("viewed"));
+    let host = tempfile::tempdir().unwrap();
+    let path = |file: &str| host.path().join(file).display().to_string();
+    std::fs::create_dir(host.path().join("bind")).unwrap();
+    std::fs::write(host.path().join("note"), "from outside").unwrap();
+    let (volume_at, bind_at, closed_at) =
+        (format!("{volume}:/data"), format!("{}:/bind", path("bind")), format!("{}:/closed:ro", path("bind")));
+    daemon.ok(&["create", "--name", &name, "-v", &volume_at, "-v", &bind_at, "-v", &closed_at, BOX, "sh", "-c", "ln -s /data /way"]);
+    daemon.ok(&["cp", &path("note"), &format!("{name}:/data/created")]);
+    daemon.ok(&["start", "-a", &name]);
+    daemon.ok(&["cp", &path("note"), &format!("{name}:/data/note")]);
+    daemon.ok(&["cp", &path("note"), &format!("{name}:/way/by-link")]);
+    daemon.ok(&["cp", &path("note"), &format!("{name}:/bind/note")]);
+    assert_eq!(std::fs::read_to_string(host.path().join("bind/note")).unwrap(), "from outside");
+    let refused = daemon.fails(1, &["cp", &path("note"), &format!("{name}:/closed/x")]);
+    assert!(refused.contains("mounted volume is marked read-only"), "{refused}");
+    daemon.ok(&["cp", &format!("{name}:/data"), &path("back")]);
+    for file in ["created", "note", "by-link"] {
+        assert_eq!(std::fs::read_to_string(host.path().join("back").join(file)).unwrap(), "from outside", "{file}");
+        assert_eq!(daemon.ok(&["run", "--rm", "-v", &format!("{volume}:/v"), BOX, "cat", &format!("/v/{file}")]), "from outside");
+    }
+    // Nothing went below the mounts, into the container's own layer.
+    let changes = daemon.ok(&["diff", &name]);
+    assert!(!changes.contains("note") && !changes.contains("created"), "{changes}");
+    daemon.ok(&["rm", &name]);
+    daemon.ok(&["volume", "rm", &volume]);
+}
+
+#[test]
+fn an_upload_refused_early_says_why() {
+    let daemon = shared();
+    let name = name("upload");
+    let host = tempfile::tempdir().unwrap();
+    let large = host.path().join("large").display().to_string();
+    std::fs::write(&large, vec![7; 8 << 20]).unwrap();
+    daemon.ok(&["run", "-d", "--name", &name, "--read-only", "-v", "/data", BOX, "sleep", "1000"]);
+    let refused = daemon.fails(1, &["cp", &large, &format!("{name}:/tmp/")]);
+    assert!(refused.contains("container rootfs is marked read-only"), "{refused}");
+    daemon.ok(&["cp", &large, &format!("{name}:/data/")]);
+    daemon.ok(&["rm", "-fv", &name]);
+    let refused = daemon.feed(&["import", "-c", "NONSENSE x", "-"], &vec![0; 8 << 20]);
+    assert!(refused.err.contains("NONSENSE is not a valid change command"), "{refused:?}");
+}

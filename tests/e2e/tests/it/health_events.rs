@@ -201,3 +201,65 @@ fn what_is_to_be_removed_is_removed_after_the_daemon_s_death() {
     daemon.until_clean();
     daemon.until("the volume is gone", || daemon.ok(&["volume", "ls", "-q"]).is_empty());
 }
+
+#[test]
+fn events_are_known_after_the_daemon_s_end() {
+    let mut daemon = Daemon::start();
+    let past = |daemon: &Daemon, what: &str| {
+        let filter = format!("type={what}");
+        daemon.ok(&[
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            &now(),
+            "--filter",
+            &filter,
+            "--format",
+            "{{.Action}} {{json .Actor.Attributes}}",
+        ])
+    };
+    daemon.ok(&["run", "--name", "told", "--label", "a=b", "-v", "kept:/data:ro", BOX, "true"]);
+    let (containers, volumes) = (past(&daemon, "container"), past(&daemon, "volume"));
+    assert_eq!(containers.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), ["create", "attach", "start", "die"]);
+    let mounted = volumes.lines().find(|line| line.starts_with("mount ")).expect("its volume was mounted");
+    for part in ["\"destination\":\"/data\"", "\"read/write\":\"false\"", "\"driver\":\"local\"", "\"container\":\""] {
+        assert!(mounted.contains(part), "{part}: {volumes}");
+    }
+    assert_eq!(volumes.lines().map(|line| line.split(' ').next().unwrap()).collect::<Vec<_>>(), ["create", "mount", "unmount"]);
+    for graceful in [false, true] {
+        if graceful {
+            daemon.terminate();
+        } else {
+            daemon.kill();
+        }
+        daemon.launch();
+        assert_eq!((past(&daemon, "container"), past(&daemon, "volume")), (containers.clone(), volumes.clone()));
+    }
+}
+
+#[test]
+fn a_commit_tells_of_the_image_it_made() {
+    let daemon = shared();
+    let (name, image) = (name("committer"), format!("{}:1", name("committed")));
+    daemon.ok(&["create", "--name", &name, BOX]);
+    let since = now();
+    daemon.ok(&["commit", "-m", "why", &name, &image]);
+    let id = daemon.ok(&["image", "inspect", "-f", "{{.Id}}", &image]);
+    let (container, images) = (format!("container={name}"), format!("image={image}"));
+    let told = |filter: &str| daemon.ok(&["events", "--since", &since, "--until", &now(), "--filter", filter, "--format", "{{json .}}"]);
+    let commit: Value = serde_json::from_str(&told(&container)).expect("one event");
+    let about = &commit["Actor"]["Attributes"];
+    assert_eq!(
+        (&commit["Action"], &about["imageRef"], &about["imageID"], &about["comment"]),
+        (&"commit".into(), &image.as_str().into(), &id.as_str().into(), &"why".into())
+    );
+    let actions =
+        |text: &str| text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["Action"].to_string()).collect::<Vec<_>>();
+    assert_eq!(actions(&told(&images)), ["\"create\"", "\"tag\""]);
+    let (_, old) =
+        daemon.api("GET", &format!("/v1.45/events?since={since}&until={}&filters=%7B%22type%22:%5B%22image%22%5D%7D", now()), None);
+    assert!(!old.contains("\"create\""), "{old}");
+    daemon.ok(&["rm", &name]);
+    daemon.ok(&["rmi", &image]);
+}

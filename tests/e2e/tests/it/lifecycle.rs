@@ -91,7 +91,39 @@ fn exec_runs_beside_the_first_process() {
     assert_eq!(daemon.ok(&["exec", "-w", "/etc", &name, "pwd"]), "/etc");
     assert_eq!(daemon.run(&["exec", &name, "sh", "-c", "exit 9"]).code, 9);
     assert_eq!(daemon.run(&["exec", &name, "nosuch"]).code, 127);
+    for user in ["nobody-here", "4294967296"] {
+        assert_eq!(daemon.run(&["exec", "-u", user, &name, "true"]).code, 126, "{user}");
+    }
     let echoed = daemon.feed(&["exec", "-i", &name, "cat"], b"piped");
     assert_eq!((echoed.code, echoed.out.as_str()), (0, "piped"));
     daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_paused_container_is_removed_by_force() {
+    let daemon = shared();
+    let name = name("frozen");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sleep", "1000"]);
+    let pid = daemon.inspect(&name)["State"]["Pid"].to_string();
+    daemon.ok(&["pause", &name]);
+    assert!(daemon.fails(1, &["rm", &name]).contains("must be unpaused first"));
+    daemon.ok(&["rm", "-f", &name]);
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn requests_without_sense_are_refused_before_a_container_is_there() {
+    let daemon = shared();
+    let name = name("nonsense");
+    for (flags, text) in [
+        (vec!["--cpu-shares", "1"], "CPU shares"),
+        (vec!["--volumes-from", "no-such-container"], "No such container: no-such-container"),
+        (vec!["--mount", "type=volume,src=nonsense,dst=/v,volume-subpath=../.."], "relative path within the volume"),
+        (vec!["--device", "/dev/no-such-device"], "no such file or directory"),
+        (vec!["--platform", "nonsense"], "platform"),
+    ] {
+        let result = daemon.run(&[vec!["run", "--pull", "never", "--rm", "--name", &name], flags.clone(), vec![BOX, "true"]].concat());
+        assert!(matches!(result.code, 125 | 127) && result.err.contains(text), "{flags:?}: {result:?}");
+        assert_ne!(daemon.run(&["inspect", &name]).code, 0, "{flags:?}");
+    }
 }

@@ -4,6 +4,7 @@
 mod api;
 mod apparmor;
 mod attach;
+mod attacks;
 mod faults;
 mod files;
 mod health_events;
