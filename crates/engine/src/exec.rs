@@ -185,7 +185,9 @@ pub(crate) fn startable(engine: &Inner, exec: &Exec) -> Result<Arc<View>> {
 pub(crate) async fn start(engine: &Arc<Inner>, exec: &Arc<Exec>, detach: bool) -> Result<Option<StdUnixStream>> {
     let view = startable(engine, exec)?;
     // A client that is told of the failure on the stream asks for the code: it must not find none, which it takes for 0.
-    let ended = |code| drop(exec.state.send_replace(ExecState::Ended(code)));
+    let ended = |code| {
+        exec.state.send_replace(ExecState::Ended(code));
+    };
     let process = process(engine, &view, &exec.spec).await.inspect_err(|_| ended(CANNOT_RUN))?;
     let attached = |wanted: bool| wanted && !detach;
     let request = Request::Exec(Box::new(ExecRequest {
