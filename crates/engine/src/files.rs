@@ -15,7 +15,11 @@ use std::sync::Arc;
 /// Works on the files of a container as its processes see them, volumes and binds included.
 fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
     if let Some(pid) = view.state.pid() {
-        return work(rootfs::open_root(Path::new(&format!("/proc/{pid}/root")))?.as_fd());
+        match rootfs::open_root(Path::new(&format!("/proc/{pid}/root"))) {
+            // It has ended at this very moment; its files are still there.
+            Err(EngineError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            root => return work(root?.as_fd()),
+        }
     }
     let root = engine.store.mount(&view.id)?;
     let sources = launch::mount_sources(engine, &view.spec, root.as_fd(), false)?;
