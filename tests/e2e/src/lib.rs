@@ -3,6 +3,8 @@
 //! The client is `naru`, or what `NARU_E2E_CLI` names (`docker`): the same tests must pass with both. A shell watches a
 //! pipe of the test process and cleans up when it closes, so that a crashed or killed test leaves nothing either.
 
+pub mod registry;
+
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -18,6 +18,7 @@ mod networks;
 mod outside;
 mod registries;
 mod runtimes;
+mod second_opinions;
 mod security;
 mod survival;
 mod wires;
