@@ -7,12 +7,14 @@ use crate::error::{Error, Result, TransportError};
 use crate::event::{PullEvent, PushEvent};
 use crate::flight::Flights;
 use crate::http::{Call, Http, status_text};
-use crate::manifest::{Document, platforms};
+use crate::manifest::{Document, Manifest, platforms};
 use crate::pull::{PullKey, Pulled};
 use crate::push::{PushKey, Pushed};
 use crate::session::{Session, explain_pull};
+use crate::upload::{Source, Upload};
 use crate::url::Url;
 use ::http::header::AUTHORIZATION;
+use bytes::Bytes;
 use naru_store::ImageConfig;
 use naru_types::{Digest, ImageRef, Platform};
 use std::collections::HashMap;
@@ -65,6 +67,8 @@ pub struct ManifestInfo {
     pub document: Document,
     /// The platforms it is for.
     pub platforms: Vec<Platform>,
+    /// The config of an image.
+    pub config: Option<Vec<u8>>,
 }
 
 /// What came of a login.
@@ -114,17 +118,15 @@ impl Client {
         let wanted = reference.digest.as_ref();
         let fetched = session.get_manifest(&name, wanted).await;
         let fetched = fetched.map_err(|e| explain_pull(e, &reference.familiar(), &reference.familiar_name()))?;
-        let platforms = match &fetched.document {
-            Document::Index(entries) => platforms(entries),
+        let (platforms, config) = match &fetched.document {
+            Document::Index(entries) => (platforms(entries), None),
             Document::Manifest(manifest) => {
                 let config = session.get_blob("image config", &manifest.config.digest, manifest.config.size).await?;
                 // Artifacts have configs of their own; they are for no platform.
-                ImageConfig::parse(&config)
-                    .ok()
-                    .filter(|config| !config.os.is_empty())
-                    .map(|config| config.platform())
-                    .into_iter()
-                    .collect()
+                match ImageConfig::parse(&config).ok().filter(|config| !config.os.is_empty()) {
+                    Some(parsed) => (vec![parsed.platform()], Some(config.to_vec())),
+                    None => (Vec::new(), None),
+                }
             }
         };
         Ok(ManifestInfo {
@@ -134,7 +136,33 @@ impl Client {
             raw: fetched.bytes.to_vec(),
             document: fetched.document,
             platforms,
+            config,
         })
+    }
+
+    /// Brings a manifest or index to a registry under a tag or its digest. What it names has to be there.
+    pub async fn put_manifest(&self, reference: &ImageRef, media_type: &str, bytes: Vec<u8>, credentials: &Credentials) -> Result<Digest> {
+        let session = self.inner.session(reference, credentials, "push,pull").await?;
+        session.put_manifest(&manifest_name(reference), media_type, bytes.into()).await
+    }
+
+    /// Has a registry take an image's blobs over from another of its repositories; nothing is sent.
+    pub async fn take_over(&self, from: &ImageRef, to: &ImageRef, image: &Manifest, credentials: &Credentials) -> Result<()> {
+        let session = self.inner.session(to, credentials, "push,pull").await?;
+        for blob in image.layers.iter().filter(|layer| !layer.is_foreign()).chain([&image.config]) {
+            let upload = Upload {
+                session: session.clone(),
+                digest: blob.digest.clone(),
+                size: blob.size,
+                source: Source::Bytes(Bytes::new()),
+                mounts: vec![from.path.clone()],
+                tell: Arc::new(|_| ()),
+            };
+            if !upload.take_over().await? {
+                return Err(Error::NotTakenOver { digest: blob.digest.clone(), from: from.familiar_name(), to: to.familiar_name() });
+            }
+        }
+        Ok(())
     }
 
     /// All tags of a repository.

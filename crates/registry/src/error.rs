@@ -159,6 +159,16 @@ pub enum Error {
         /// The reference as users write it.
         reference: String,
     },
+    /// A registry has a blob in one repository and does not give it to another.
+    #[error("{to} cannot have {digest} of {from}: the registry does not share it between repositories; push the image to {to} first")]
+    NotTakenOver {
+        /// The blob.
+        digest: Digest,
+        /// The repository that has it.
+        from: String,
+        /// The repository that wants it.
+        to: String,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Request(String),
@@ -328,7 +338,8 @@ impl Error {
             | Error::NoPlatform { .. }
             | Error::OtherPlatform { .. }
             | Error::NothingToPush { .. }
-            | Error::NoSuchTag { .. } => ErrorKind::NotFound,
+            | Error::NoSuchTag { .. }
+            | Error::NotTakenOver { .. } => ErrorKind::NotFound,
             Error::Refused(refusal) => refusal.kind(),
             // Not "unauthorized": upon that the docker CLI asks for a name and a password, even without a terminal.
             Error::NoCredentials { .. } => ErrorKind::Forbidden,

@@ -5,11 +5,8 @@ use crate::config::Credentials;
 use crate::error::{Error, Result};
 use crate::event::{PushEvent, Replayed, UploadState};
 use crate::flight::News;
-use crate::http::Call;
 use crate::session::Session;
 use crate::upload::{Arrived, Source, Tell, Upload};
-use ::http::Method;
-use ::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use naru_store::{Image, LayerBlob, Outgoing, Store};
 use naru_types::{Digest, ImageRef, Platform};
@@ -156,7 +153,10 @@ impl Push {
             tell: Arc::new(|_| ()),
         };
         upload.run().await?;
-        let pushed = self.manifest(&session, &outgoing).await?;
+        let tag = self.reference.tag.clone().unwrap_or_else(|| "latest".into());
+        let size = outgoing.manifest.len() as u64;
+        let digest = session.put_manifest(&tag, &outgoing.media_type, outgoing.manifest.into()).await?;
+        let pushed = Pushed { tag, digest, size };
         let by_digest = ImageRef { tag: None, digest: Some(pushed.digest.clone()), ..self.reference.clone() };
         let (store, id) = (self.store.clone(), self.image.id.clone());
         let named = tokio::task::spawn_blocking(move || store.tag(&id, &by_digest)).await;
@@ -229,19 +229,5 @@ impl Push {
         }
         found.truncate(MAX_MOUNTS);
         found
-    }
-
-    async fn manifest(&self, session: &Session, outgoing: &Outgoing) -> Result<Pushed> {
-        let tag = self.reference.tag.clone().unwrap_or_else(|| "latest".into());
-        let url = session.url(&format!("manifests/{tag}"))?;
-        let bytes = Bytes::from(outgoing.manifest.clone());
-        let make = || Call::new(Method::PUT, url.clone()).header(CONTENT_TYPE, &outgoing.media_type).bytes(bytes.clone());
-        let reply = session.ask(true, &[200, 201, 202, 204], make).await?;
-        let digest = Digest::of(&bytes);
-        let told = reply.headers.get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse::<Digest>().ok());
-        if let Some(told) = told.filter(|told| *told != digest) {
-            return Err(Error::DigestMismatch { what: format!("manifest {tag} in the registry"), wanted: digest, found: told });
-        }
-        Ok(Pushed { tag, digest, size: bytes.len() as u64 })
     }
 }

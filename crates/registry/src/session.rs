@@ -128,6 +128,18 @@ impl Session {
             .await
     }
 
+    /// Brings a manifest or index there, under a tag or its digest.
+    pub async fn put_manifest(&self, name: &str, media_type: &str, bytes: Bytes) -> Result<Digest> {
+        let url = self.url(&format!("manifests/{name}"))?;
+        let make = || Call::new(Method::PUT, url.clone()).header(CONTENT_TYPE, media_type).bytes(bytes.clone());
+        let reply = self.ask(true, &[200, 201, 202, 204], make).await?;
+        let digest = Digest::of(&bytes);
+        match content_digest(&reply).filter(|told| *told != digest) {
+            Some(found) => Err(Error::DigestMismatch { what: format!("manifest {name} in the registry"), wanted: digest, found }),
+            None => Ok(digest),
+        }
+    }
+
     /// A blob's bytes from `offset` on, once: no attempts here. The answer is positioned: a registry that does not know
     /// ranges sends the whole blob, whose start is read away.
     pub async fn open_blob(&self, digest: &Digest, offset: u64, size: u64) -> Result<Reply> {

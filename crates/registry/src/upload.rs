@@ -100,6 +100,19 @@ impl Upload {
         Ok(Arrived::Uploaded)
     }
 
+    /// Has the registry take the blob from another of its repositories; false when it would have to be sent.
+    pub async fn take_over(self) -> Result<bool> {
+        if self.exists(false).await? {
+            return Ok(true);
+        }
+        for from in &self.mounts {
+            if matches!(self.mount(from).await?, Mount::Done) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn exists(&self, patient: bool) -> Result<bool> {
         let url = self.session.url(&format!("blobs/{}", self.digest))?;
         let reply = self.session.ask(patient, &[200, 404], || Call::new(Method::HEAD, url.clone())).await?;

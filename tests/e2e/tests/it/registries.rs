@@ -201,3 +201,54 @@ fn a_damaged_store_is_told_and_repaired() {
     assert_eq!(daemon.ok(&["run", "--rm", &reference, "sh", "-c", "cat /layer-* | wc -c"]), "600000");
     daemon.until_clean();
 }
+
+#[test]
+fn a_list_for_several_platforms_is_put_together() {
+    let (daemon, registry) = (Daemon::start(), Registry::start(false));
+    let at = |name: &str| format!("{}/team/{name}", registry.address);
+    for which in ["list:amd64", "list:arm64", "other:riscv"] {
+        let container = name("platform");
+        daemon.ok(&["run", "--name", &container, BOX, "sh", "-c", &format!("echo {which} > /which")]);
+        daemon.ok(&["commit", &container, &at(which)]);
+        daemon.ok(&["push", "-q", &at(which)]);
+    }
+    let (list, arm, riscv) = (at("list:all"), at("list:arm64"), at("other:riscv"));
+    let missing = daemon.fails(1, &["manifest", "push", &list]);
+    assert!(missing.contains(&format!("No such manifest: {list}")), "{missing}");
+    let created = daemon.ok(&["manifest", "create", "--insecure", &list, &at("list:amd64"), &arm]);
+    assert_eq!(created, format!("Created manifest list {list}"));
+    let again = daemon.fails(1, &["manifest", "create", "--insecure", &list, &riscv]);
+    assert!(again.contains("refusing to amend an existing manifest list with no --amend flag"), "{again}");
+    daemon.ok(&["manifest", "create", "--insecure", "--amend", &list, &riscv]);
+    let wrong = daemon.fails(1, &["manifest", "annotate", "--arch", "z80", &list, &arm]);
+    assert!(wrong.contains("unsupported os/arch combination"), "{wrong}");
+    let nobody = daemon.fails(1, &["manifest", "annotate", "--arch", "arm64", &list, &at("nobody:1")]);
+    assert!(nobody.contains("does not exist in"), "{nobody}");
+    daemon.ok(&["manifest", "annotate", "--arch", "arm64", "--variant", "v8", "--os-features", "a,b", &list, &arm]);
+    daemon.ok(&["manifest", "annotate", "--arch", "riscv64", &list, &riscv]);
+    let local = daemon.ok(&["manifest", "inspect", &list]);
+    let pushed = daemon.ok(&["manifest", "push", "--insecure", "--purge", &list]);
+    let digest = pushed.lines().last().expect("a push tells the digest").to_owned();
+    assert_eq!(naru_types::Digest::of(local.as_bytes()).to_string(), digest, "what is shown is what is pushed");
+    assert_eq!(pushed.matches("Pushed ref ").count(), 1, "the image of the other repository: {pushed}");
+    assert!(daemon.fails(1, &["manifest", "rm", &list]).contains("No such manifest"));
+    let remote = daemon.ok(&["manifest", "inspect", "--insecure", &list]);
+    assert_eq!(remote, local);
+    let verbose: serde_json::Value = serde_json::from_str(&daemon.ok(&["manifest", "inspect", "--insecure", "-v", &list])).expect("JSON");
+    assert_eq!(verbose[1]["Descriptor"]["platform"]["variant"], "v8", "the list's word: {verbose}");
+    // Each platform's image is its own.
+    for (platform, which) in [("linux/amd64", "list:amd64"), ("linux/arm64", "list:arm64"), ("linux/riscv64", "other:riscv")] {
+        daemon.ok(&["pull", "-q", "--platform", platform, &list]);
+        let container = name("which");
+        daemon.ok(&["create", "--name", &container, &list]);
+        let found = daemon.root.join("which");
+        daemon.ok(&["cp", &format!("{container}:/which"), &found.display().to_string()]);
+        assert_eq!(std::fs::read_to_string(found).expect("it was copied"), format!("{which}\n"));
+        daemon.ok(&["rm", &container]);
+    }
+    let foreign = daemon.ok(&["manifest", "create", "--insecure", "other.example/x:1", &arm]);
+    assert!(foreign.contains("other.example/x:1"), "{foreign}");
+    let refused = daemon.fails(1, &["manifest", "push", "other.example/x:1"]);
+    assert!(refused.contains("cannot use source images from a different registry than the target image"), "{refused}");
+    daemon.ok(&["manifest", "rm", "other.example/x:1"]);
+}

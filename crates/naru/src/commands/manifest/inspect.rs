@@ -1,15 +1,13 @@
 //! `manifest inspect`
 
-use base64::Engine as _;
 use naru_registry::manifest::Document;
-use naru_registry::{Client, Credentials, ManifestInfo, Proxies, RegistryConfig};
-use naru_types::{ImageRef, Platform};
-use serde_json::{Value, json};
+use naru_types::ImageRef;
 
+use super::store::{Descriptor, Entry, Lists, index, no_such};
+use super::{Registry, failure};
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
 use crate::cli::verb::{Arguments, Verb, verb};
-use crate::commands::registry_auth;
 use crate::template::value::indent_json;
 
 #[derive(Debug, clap::Args)]
@@ -27,62 +25,71 @@ pub const VERB: Verb = verb!(
     Options,
     run,
     ["manifest inspect"],
-    "[OPTIONS] MANIFEST",
-    "Show a manifest or index of a registry",
-    Arguments::Exactly(1),
+    "[OPTIONS] [MANIFEST_LIST] MANIFEST",
+    "Show a manifest or index of a registry, or of a list that is being put together",
+    Arguments::Between(1, 2),
     "{} manifest inspect debian:12\n{} manifest inspect -v registry.example/web:2"
 );
 
+#[derive(serde::Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
 async fn run(cx: Cx, options: Options) -> Result<i32> {
-    let reference = crate::parse::reference(&options.args[0]).map_err(Failure::message)?;
-    let insecure = if options.insecure { vec![reference.domain.clone()] } else { vec![] };
-    let config = RegistryConfig { insecure, proxies: Proxies::from_environment(), ..RegistryConfig::default() };
-    let credentials = registry_auth::credentials_for(cx, &reference.domain);
-    let client = Client::new(config).map_err(failure)?;
-    let found = client.manifest(&reference, &credentials).await.map_err(|error| match error.kind() {
-        naru_types::ErrorKind::NotFound => Failure::message(format!("no such manifest: {}", reference.familiar())),
-        _ => failure(error),
-    })?;
-    let text = if options.verbose {
-        verbose(&client, &reference, &credentials, &found).await?
-    } else {
-        String::from_utf8_lossy(&found.raw).into_owned()
+    let named = |text: &String| super::reference(text).map_err(Failure::message);
+    let lists = Lists::new(cx);
+    let text = match options.args.as_slice() {
+        [list, manifest] => {
+            let entry = lists.get(&named(list)?, &named(manifest)?)?;
+            let entry = entry.ok_or_else(|| Failure::message(no_such_in(list, manifest)))?;
+            if options.verbose { indented(&entry)? } else { indent_json(&String::from_utf8_lossy(&entry.manifest()?), "", "\t") }
+        }
+        args => {
+            let reference = named(&args[0])?;
+            match lists.all(&reference)? {
+                Some(entries) if options.verbose => indented(&entries)?,
+                Some(entries) => index(&entries).0,
+                None => remote(cx, &reference, &options).await?,
+            }
+        }
     };
-    crate::output::line(&indent_json(&text, "", "\t"))?;
+    crate::output::line(&text)?;
     Ok(0)
 }
 
-/// One object for a manifest, a list of them for an index.
-async fn verbose(client: &Client, reference: &ImageRef, credentials: &Credentials, found: &ManifestInfo) -> Result<String> {
-    let Document::Index(entries) = &found.document else {
-        return Ok(describe(reference, found, found.platforms.first()).to_string());
-    };
-    let mut list = Vec::new();
-    for entry in entries {
-        let exact = ImageRef { tag: None, digest: Some(entry.digest.clone()), ..reference.clone() };
-        let info = client.manifest(&exact, credentials).await.map_err(failure)?;
-        list.push(describe(&exact, &info, info.platforms.first()));
+fn no_such_in(list: &str, manifest: &str) -> String {
+    match super::reference(manifest) {
+        Ok(reference) => format!("{} in {list}", no_such(&reference)),
+        Err(error) => error,
     }
-    Ok(Value::Array(list).to_string())
 }
 
-fn describe(reference: &ImageRef, info: &ManifestInfo, platform: Option<&Platform>) -> Value {
-    let mut descriptor = json!({ "mediaType": info.media_type, "digest": info.digest.to_string(), "size": info.size });
-    if let Some(platform) = platform {
-        descriptor["platform"] = json!({ "architecture": platform.architecture, "os": platform.os });
-        if let Some(variant) = &platform.variant {
-            descriptor["platform"]["variant"] = variant.as_str().into();
+fn indented(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::message(format!("show the manifest: {error}")))?;
+    Ok(indent_json(&text, "", "\t"))
+}
+
+async fn remote(cx: Cx, reference: &ImageRef, options: &Options) -> Result<String> {
+    let registry = Registry::of(cx, reference, options.insecure)?;
+    let found = registry.manifest(reference).await?;
+    match &found.document {
+        Document::Manifest(_) if options.verbose => indented(&Entry::of(reference, &found)?),
+        Document::Index(_) if options.verbose => {
+            let index: Index = serde_json::from_slice(&found.raw)
+                .map_err(|error| Failure::message(format!("parse the index of {}: {error}", reference.familiar())))?;
+            let mut list = Vec::new();
+            for listed in index.manifests {
+                let exact = ImageRef { digest: Some(listed.digest), ..reference.clone() };
+                let info = registry.client.manifest(&exact, &registry.credentials).await.map_err(failure)?;
+                let mut entry = Entry::of(&exact, &info)?;
+                // What the list says an image is for counts more than what the image says.
+                entry.descriptor.platform = listed.platform.or(entry.descriptor.platform);
+                list.push(entry);
+            }
+            indented(&list)
         }
+        Document::Manifest(_) => Ok(indent_json(&String::from_utf8_lossy(&found.raw), "", "\t")),
+        Document::Index(_) => Ok(indent_json(&String::from_utf8_lossy(&found.raw), "", "   ")),
     }
-    let kind = if info.media_type.contains("docker") { "SchemaV2Manifest" } else { "OCIManifest" };
-    json!({
-        "Ref": reference.canonical(),
-        "Descriptor": descriptor,
-        "Raw": base64::engine::general_purpose::STANDARD.encode(&info.raw),
-        kind: serde_json::from_slice::<Value>(&info.raw).unwrap_or_default(),
-    })
-}
-
-fn failure(error: naru_registry::Error) -> Failure {
-    Failure::message(error.to_string())
 }
