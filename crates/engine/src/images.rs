@@ -5,9 +5,10 @@ use crate::Engine;
 use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
 use naru_store::{
-    CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, RemoveOptions, Removed, SaveOptions, Store,
+    CommitOptions, Image, ImageConfig, ImageUser, ImportOptions, LoadOptions, Loaded, Progress, PruneOptions, RemoveOptions, Removed,
+    SaveOptions, Store,
 };
-use naru_types::{Digest, ImageRef};
+use naru_types::{ContainerId, Digest, ImageRef};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -21,6 +22,12 @@ impl Engine {
         let store = Arc::clone(self.store());
         let result = tokio::task::spawn_blocking(move || work(&store)).await;
         Ok(result.map_err(|_| EngineError::Gone("the thread that works on images"))??)
+    }
+
+    /// What a container takes of the disk: its files and its log.
+    pub async fn container_disk_usage(&self, id: &ContainerId) -> Result<u64> {
+        let (id, log) = (id.clone(), self.0.log_directory(id));
+        self.with_store(move |store| Ok(store.container_usage(&id)? + naru_store::blocks_below(&log)?)).await
     }
 
     fn image_event(&self, action: &str, id: &Digest, name: String) {
@@ -64,13 +71,34 @@ impl Engine {
                 })
             })
             .await?;
-        for item in &removed {
+        self.removal_events(&removed, &image.id);
+        Ok(removed)
+    }
+
+    /// Removes images that no container uses and that `selected` takes, and what pulls have left behind; tells the bytes freed.
+    pub async fn prune_images(
+        &self,
+        dangling_only: bool,
+        selected: impl Fn(&Image) -> bool + Send + 'static,
+    ) -> Result<(Vec<Removed>, u64)> {
+        let engine = self.clone();
+        let work = move |store: &Arc<Store>| store.prune(PruneOptions { dangling_only }, &selected, &|id| engine.image_users(id));
+        let (removed, freed) = self.with_store(work).await?;
+        for group in removed.split_inclusive(|item| matches!(item, Removed::Deleted(_))) {
+            if let Some(Removed::Deleted(id)) = group.last() {
+                self.removal_events(group, id);
+            }
+        }
+        Ok((removed, freed))
+    }
+
+    fn removal_events(&self, removed: &[Removed], id: &Digest) {
+        for item in removed {
             match item {
-                Removed::Untagged(name) => self.image_event("untag", &image.id, name.familiar()),
+                Removed::Untagged(name) => self.image_event("untag", id, name.familiar()),
                 Removed::Deleted(id) => self.image_event("delete", id, id.to_string()),
             }
         }
-        Ok(removed)
     }
 
     /// Takes images from an archive.

@@ -57,6 +57,11 @@ impl Engine {
         Ok(())
     }
 
+    /// A file of the web, to be read on a blocking thread.
+    pub async fn download(&self, address: &str) -> Result<impl std::io::Read + Send + use<>> {
+        Ok(self.0.registries.download(address).await?)
+    }
+
     /// Checks credentials with a registry.
     pub async fn login(&self, registry: &str, credentials: &Credentials) -> Result<LoginOutcome> {
         Ok(self.0.registries.login(registry, credentials).await?)

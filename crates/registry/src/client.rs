@@ -188,6 +188,17 @@ impl Client {
         Ok(BlobStream { reader: BlobReader::single(reply, &alive), _alive: alive })
     }
 
+    /// Any file of the web, under the same guard and through the same proxies as a registry's.
+    pub async fn download(&self, address: &str) -> Result<BlobStream> {
+        let url = Url::parse(address)?;
+        let reply = self.inner.http.send(Call::get(url.clone()), &url).await?;
+        if !reply.status.is_success() {
+            return Err(Error::Status { method: "Get".into(), url: url.to_string(), status: status_text(reply.status) });
+        }
+        let alive = Alive::new();
+        Ok(BlobStream { reader: BlobReader::single(reply, &alive), _alive: alive })
+    }
+
     /// Checks credentials with a registry (`docker.io`, `localhost:5000`, with or without a scheme).
     pub async fn login(&self, registry: &str, credentials: &Credentials) -> Result<LoginOutcome> {
         let base = self.inner.base(&registry_name(registry)).await?;

@@ -115,16 +115,17 @@ impl Index {
         if let Ok(id) = query.parse::<Digest>() {
             return if visible(&id) { Ok(id) } else { Err(absent()) };
         }
-        if let Ok(reference) = ImageRef::parse(query) {
+        let parsed = ImageRef::parse(query);
+        if let Ok(reference) = &parsed {
             let found = match &reference.digest {
-                Some(_) => self.digests.get(&ImageRef { tag: None, ..reference }),
+                Some(_) => self.digests.get(&ImageRef { tag: None, ..reference.clone() }),
                 None => self.tags.get(&reference.tagged()),
             };
             if let Some(id) = found.filter(|id| visible(id)) {
                 return Ok(id.clone());
             }
         }
-        let Some(prefix) = id_prefix(query) else { return Err(absent()) };
+        let Some(prefix) = id_prefix(query) else { return Err(parsed.err().map_or_else(absent, Error::Parse)) };
         let mut matches = self.images.keys().filter(|id| visible(id) && id.hex().starts_with(prefix));
         match (matches.next(), matches.count()) {
             (Some(id), 0) => Ok(id.clone()),
@@ -365,13 +366,19 @@ impl Store {
     ) -> Result<(Vec<Removed>, u64)> {
         let mut removed = Vec::new();
         let before = self.layers_size();
-        for image in self.list() {
-            let dangling = image.tags.is_empty();
-            if (options.dangling_only && !dangling) || !in_use(&image.id).is_empty() || !selected(&image) {
+        let images = self.list();
+        let parents: HashSet<Digest> = images.iter().filter_map(|image| image.parent.clone()).collect();
+        for image in images {
+            let nameless = image.tags.is_empty() && image.digests.is_empty();
+            // A step to another image goes with that one.
+            if nameless && parents.contains(&image.id) {
+                continue;
+            }
+            if (options.dangling_only && !image.tags.is_empty()) || !in_use(&image.id).is_empty() || !selected(&image) {
                 continue;
             }
             let untag = image.tags.into_iter().chain(image.digests).collect();
-            removed.extend(self.remove_references(&image.id, untag, false, RemoveOptions::default())?);
+            removed.extend(self.remove_references(&image.id, untag, false, RemoveOptions { prune: true, ..RemoveOptions::default() })?);
         }
         let broken: Vec<Digest> = self.index.read().expect("the index is not poisoned").broken.keys().cloned().collect();
         for id in broken {

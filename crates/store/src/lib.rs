@@ -84,5 +84,5 @@ pub use repair::{Refetch, Repaired};
 pub use save::SaveOptions;
 pub use snapshot::SnapshotSize;
 pub use store::{Driver, Store, StoreConfig};
-pub use usage::{DiskUsage, OnDisk};
+pub use usage::{DiskUsage, OnDisk, blocks_below};
 pub use variants::{Target, Variant, VariantKind};

@@ -12,6 +12,8 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What the store occupies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -131,6 +133,14 @@ impl Store {
         Ok(usage)
     }
 
+    /// What a container takes of the disk: what `containers` of [`OnDisk`] is the sum of.
+    pub fn container_usage(&self, id: &ContainerId) -> Result<u64> {
+        match self.driver {
+            Driver::Btrfs => Ok(self.sizes(id)?.rw),
+            Driver::Overlay | Driver::Vfs => blocks_below(&self.container_path(id)),
+        }
+    }
+
     /// Bytes in the files that a container changed: blocks say nothing where they are shared with its image.
     fn written(&self, dir: BorrowedFd<'_>, container: &str) -> Result<u64> {
         match container.parse::<ContainerId>().map(|id| self.sizes(&id)) {
@@ -167,6 +177,11 @@ impl Store {
 
 fn blocks(stat: &rustix::fs::Stat) -> u64 {
     stat.st_blocks.unsigned_abs() * 512
+}
+
+/// Bytes of the blocks of a file, or of a directory with all that is below it, as `du` counts them. What is not there takes none.
+pub fn blocks_below(path: &Path) -> Result<u64> {
+    blocks_of(rustix::fs::CWD, path.as_os_str().as_bytes())
 }
 
 /// Blocks of a file, or of a directory with all that is below it. What vanishes meanwhile counts as nothing.

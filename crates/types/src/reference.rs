@@ -163,7 +163,8 @@ impl FromStr for ImageRef {
             return Err(bad("invalid reference format"));
         }
         if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(bad(&format!("repository name must be lowercase, use {:?}", text.to_ascii_lowercase())));
+            let (name, right) = (if domain == DEFAULT_DOMAIN { path } else { name.to_owned() }, text.to_ascii_lowercase());
+            return Err(bad(&format!("invalid reference format: repository name ({name}) must be lowercase, use {right:?}")));
         }
         if !path.split('/').all(is_component) || tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(bad("invalid reference format"));

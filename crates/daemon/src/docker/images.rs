@@ -1,7 +1,7 @@
 //! Images.
 
 use super::body::{self, BodyReader, BodyWriter, Response, Sender};
-use super::convert::image::{created, descriptor, for_platform, manifests, repo_digests, repo_tags, summary};
+use super::convert::image::{descriptor, for_platform, manifests, repo_digests, repo_tags, summary};
 use super::convert::{self, time};
 use super::error::{ApiError, Result};
 use super::{Call, registry};
@@ -12,7 +12,8 @@ use naru_api::query::Query;
 use naru_api::version::ApiVersion;
 use naru_engine::events::ObjectKind;
 use naru_store::{CommitOptions, ConfigPatch, Image, ImportOptions, LoadOptions, Loaded, Progress, Removed, SaveOptions};
-use naru_types::{ErrorKind, ImageRef};
+use naru_types::{Digest, ErrorKind, ImageRef};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 const LIST_FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
@@ -25,30 +26,48 @@ fn users(call: &Call, image: &Image) -> i64 {
 pub async fn list(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&LIST_FILTERS)?;
-    let mut images = call.app.engine.images();
-    images.sort_by_key(|image| std::cmp::Reverse(created(image)));
+    let images = call.app.engine.images();
     let dangling = if filters.contains("dangling") { Some(filters.boolean("dangling", false)?) } else { None };
     let mut bounds = (None, None);
     if let Some(name) = filters.values("before").next() {
-        bounds.0 = Some(created(&call.app.engine.image(name)?));
+        bounds.0 = Some(made(&call.app.engine.image(name)?));
     }
     if let Some(name) = filters.values("since").next() {
-        bounds.1 = Some(created(&call.app.engine.image(name)?));
+        bounds.1 = Some(made(&call.app.engine.image(name)?));
     }
-    let until = time::until_filter(&filters)?.map(jiff::Timestamp::as_second);
+    let until = time::until_filter(&filters)?;
+    let patterns = filters.values("reference").map(glob).collect::<Result<Vec<_>>>()?;
+    let all = call.query.boolean("all");
+    let parents = parents(&images);
     let rows: Vec<models::ImageSummary> = images
         .iter()
         .filter(|image| {
-            dangling.is_none_or(|dangling| dangling == image.tags.is_empty())
-                && bounds.0.is_none_or(|before| created(image) < before)
-                && bounds.1.is_none_or(|since| created(image) > since)
-                && until.is_none_or(|until| created(image) < until)
+            let nameless = image.tags.is_empty() && image.digests.is_empty();
+            // What has no name and is a step to another image is shown to who asks for all.
+            let step = nameless && parents.contains(&image.id);
+            (match dangling {
+                Some(true) => image.tags.is_empty() && !parents.contains(&image.id),
+                Some(false) => !nameless && (all || !step),
+                None => all || !step,
+            }) && bounds.0.is_none_or(|before| made(image) < before)
+                && bounds.1.is_none_or(|since| made(image) > since)
+                && until.is_none_or(|until| made(image) < until)
                 && filters.matches_labels("label", &image.config.config.labels)
         })
-        .filter_map(|image| named(image, &filters))
+        .filter_map(|image| named(image, &patterns))
         .map(|image| row(call, &image))
         .collect::<Result<_>>()?;
     Ok(body::ok(&rows))
+}
+
+/// When an image was made; those that do not say are of the beginning of time.
+fn made(image: &Image) -> jiff::Timestamp {
+    image.created.unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// The images that others were made of.
+fn parents(images: &[Image]) -> HashSet<Digest> {
+    images.iter().filter_map(|image| image.parent.clone()).collect()
 }
 
 fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
@@ -67,11 +86,13 @@ fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
     Ok(row)
 }
 
-/// The image with those of its names that the `reference` filter takes; without any it is not listed.
-fn named(image: &Image, filters: &Filters) -> Option<Image> {
+/// The image with those of its names that one of the `reference` filter's patterns takes; without any it is not listed.
+fn named(image: &Image, patterns: &[regex_lite::Regex]) -> Option<Image> {
     let mut image = image.clone();
-    if filters.contains("reference") {
-        let takes = |name: &ImageRef| filters.values("reference").any(|pattern| references(name, pattern));
+    if !patterns.is_empty() {
+        // The tag may be left out of the pattern.
+        let takes =
+            |name: &ImageRef| patterns.iter().any(|pattern| pattern.is_match(&name.familiar()) || pattern.is_match(&name.familiar_name()));
         image.tags.retain(takes);
         // The digest of a tag that is listed is told too, also where the pattern names the tag.
         let listed = |digest: &ImageRef| image.tags.iter().any(|tag| tag.familiar_name() == digest.familiar_name());
@@ -83,26 +104,47 @@ fn named(image: &Image, filters: &Filters) -> Option<Image> {
     Some(image)
 }
 
-/// `*` and `?` within path components; the tag may be left out of the pattern.
-fn references(name: &ImageRef, pattern: &str) -> bool {
-    glob(pattern, &name.familiar()) || glob(pattern, &name.familiar_name())
-}
-
-fn glob(pattern: &str, text: &str) -> bool {
+/// A pattern of Go's `path.Match`: `*` and `?` within path components, `[a-z]`, `[^a]`, `\` before what means itself.
+fn glob(pattern: &str) -> Result<regex_lite::Regex> {
+    let bad = || ApiError::invalid(format!("syntax error in pattern {pattern:?}"));
+    let literal = |expression: &mut String, character: char| {
+        if !character.is_alphanumeric() {
+            expression.push('\\');
+        }
+        expression.push(character);
+    };
     let mut expression = String::from("^");
-    for character in pattern.chars() {
+    let mut characters = pattern.chars();
+    while let Some(character) = characters.next() {
         match character {
             '*' => expression.push_str("[^/]*"),
             '?' => expression.push_str("[^/]"),
-            other if other.is_ascii_alphanumeric() || matches!(other, '/' | '_' | '-' | ':' | '@') => expression.push(other),
-            other => {
-                expression.push('\\');
-                expression.push(other);
+            '\\' => literal(&mut expression, characters.next().ok_or_else(bad)?),
+            '[' => {
+                expression.push('[');
+                let mut rest = characters.clone();
+                if rest.next() == Some('^') {
+                    expression.push('^');
+                    characters = rest;
+                }
+                let mut members = 0;
+                loop {
+                    match characters.next().ok_or_else(bad)? {
+                        ']' if members > 0 => break,
+                        '-' if members > 0 => expression.push('-'),
+                        '\\' => literal(&mut expression, characters.next().ok_or_else(bad)?),
+                        other => literal(&mut expression, other),
+                    }
+                    members += 1;
+                }
+                expression.push(']');
             }
+            other if other.is_ascii() => literal(&mut expression, other),
+            other => expression.push(other),
         }
     }
     expression.push('$');
-    regex_lite::Regex::new(&expression).is_ok_and(|regex| regex.is_match(text))
+    regex_lite::Regex::new(&expression).map_err(|_| bad())
 }
 
 /// `GET /images/{name}/json`.
@@ -219,29 +261,14 @@ pub async fn prune(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&["dangling", "label", "label!", "until"])?;
     let dangling_only = filters.boolean("dangling", true)?;
-    let until = time::until_filter(&filters)?.map(jiff::Timestamp::as_second);
+    let until = time::until_filter(&filters)?;
     let Ok(_guard) = call.app.pruning.try_lock() else {
         return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
     };
-    let (mut items, mut space) = (Vec::new(), 0);
-    for image in call.app.engine.images() {
-        let old = until.is_none_or(|until| created(&image) < until);
-        let spared = dangling_only && !image.tags.is_empty();
-        if spared || !old || users(call, &image) > 0 || !convert::labels_match(&filters, &image.config.config.labels) {
-            continue;
-        }
-        let names: Vec<String> =
-            if image.tags.is_empty() { vec![image.id.to_string()] } else { image.tags.iter().map(ImageRef::canonical).collect() };
-        for name in names {
-            // An image that came into use meanwhile is left alone.
-            if let Ok(removed) = call.app.engine.remove_image(&name, false, true).await {
-                if removed.iter().any(|item| matches!(item, Removed::Deleted(_))) {
-                    space += image.size;
-                }
-                items.extend(removed.iter().map(deleted));
-            }
-        }
-    }
+    let selected =
+        move |image: &Image| until.is_none_or(|until| made(image) < until) && convert::labels_match(&filters, &image.config.config.labels);
+    let (removed, space) = call.app.engine.prune_images(dangling_only, selected).await?;
+    let items: Vec<_> = removed.iter().map(deleted).collect();
     call.app.engine.emit_prune(ObjectKind::Image, space);
     Ok(body::ok(&models::ImagesPruneReport { images_deleted: Some(items).filter(|items| !items.is_empty()), space_reclaimed: space }))
 }
@@ -319,21 +346,30 @@ pub async fn create(call: Call) -> Result<Response> {
         }
         return registry::pull(call).await;
     }
-    if source != "-" {
-        return Err(ApiError::unsupported("importing from a URL is not built into this version; fetch it and import from standard input"));
-    }
     let options = import_options(&query)?;
     let app = Arc::clone(&call.app);
     let (_, body) = call.into_body();
     let (sender, response) = body::stream("application/json");
     tokio::spawn(async move {
-        let line = match app.engine.import_image(BodyReader::new(body), options).await {
-            Ok(id) => message(&models::ProgressMessage { status: id.to_string(), ..models::ProgressMessage::default() }),
-            Err(error) => failure(naru_engine::chain(&error)),
+        let line = |status: String| message(&models::ProgressMessage { status, ..models::ProgressMessage::default() });
+        let imported = if source == "-" {
+            app.engine.import_image(BodyReader::new(body), options).await
+        } else {
+            sender.send(Ok(line(format!("Downloading from {source}")))).await.ok();
+            match app.engine.download(&with_scheme(&source)).await {
+                Ok(archive) => app.engine.import_image(archive, options).await,
+                Err(error) => Err(error),
+            }
         };
-        sender.send(Ok(line)).await.ok();
+        let last = imported.map_or_else(|error| failure(naru_engine::chain(&error)), |id| line(id.to_string()));
+        sender.send(Ok(last)).await.ok();
     });
     Ok(response)
+}
+
+/// An address without a scheme is one of HTTP.
+fn with_scheme(source: &str) -> String {
+    if source.contains("://") { source.to_owned() } else { format!("http://{source}") }
 }
 
 fn import_options(query: &Query) -> Result<ImportOptions> {
@@ -450,7 +486,7 @@ mod tests {
             ("b.x", "bax", false),
             ("b?x", "bax", true),
         ] {
-            assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+            assert_eq!(glob(pattern).unwrap().is_match(text), fits, "{pattern} {text}");
         }
     }
 }

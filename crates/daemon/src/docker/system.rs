@@ -228,8 +228,8 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
     let mut usage = models::DiskUsage::default();
     if wants("image") {
         let total = app.engine.with_store(|store| store.disk_usage()).await?;
-        // What images take on the disk, as `du` counts it.
-        usage.layers_size = i64::try_from(total.on_disk.layers + total.on_disk.blobs).unwrap_or(i64::MAX);
+        // What images take on the disk, as `du` counts it, with what has arrived in part and the store's own files.
+        usage.layers_size = i64::try_from(total.on_disk.total() - total.on_disk.containers).unwrap_or(i64::MAX);
         let mut rows = Vec::new();
         for image in app.engine.images() {
             let users = i64::try_from(app.engine.image_users(&image.id).len()).unwrap_or(i64::MAX);
@@ -245,8 +245,10 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
             let mut row = list::summary(app, &view);
             let id = view.id.clone();
             // A container that goes away meanwhile has no size.
-            if let Ok(sizes) = app.engine.with_store(move |store| store.sizes(&id)).await {
-                row.size_rw = i64::try_from(sizes.rw).unwrap_or(i64::MAX);
+            if let (Ok(sizes), Ok(on_disk)) =
+                (app.engine.with_store(move |store| store.sizes(&id)).await, app.engine.container_disk_usage(&view.id).await)
+            {
+                row.size_rw = i64::try_from(on_disk).unwrap_or(i64::MAX);
                 row.size_root_fs = i64::try_from(sizes.root_fs).unwrap_or(i64::MAX);
             }
             rows.push(row);

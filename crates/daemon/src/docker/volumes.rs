@@ -11,7 +11,6 @@ use naru_api::models;
 use naru_engine::EngineError;
 use naru_engine::events::ObjectKind;
 use naru_engine::volumes::Volume;
-use std::path::Path;
 use std::sync::Arc;
 
 fn wire(app: &App, volume: &Volume) -> models::Volume {
@@ -93,7 +92,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
             continue;
         }
         let path = call.app.engine.volumes().mountpoint(&volume.name);
-        let size = tokio::task::spawn_blocking(move || tree_size(&path)).await.unwrap_or(0);
+        let size = tokio::task::spawn_blocking(move || naru_store::blocks_below(&path)).await.map_or(0, |size| size.unwrap_or(0));
         if call.app.engine.remove_volume(&volume.name).await.is_ok() {
             deleted.push(volume.name.clone());
             space += size;
@@ -103,27 +102,16 @@ pub async fn prune(call: &Call) -> Result<Response> {
     Ok(body::ok(&models::VolumesPruneReport { volumes_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed: space }))
 }
 
-/// Bytes of the files below a directory.
-pub fn tree_size(path: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
-    entries
-        .flatten()
-        .filter_map(|entry| {
-            let meta = entry.metadata().ok()?;
-            Some(if meta.is_dir() { tree_size(&entry.path()) } else { meta.len() })
-        })
-        .sum()
-}
-
 /// All volumes with their use, for `system df`.
 pub fn usage(app: &App) -> Vec<models::Volume> {
     let one = |volume: &Arc<Volume>| {
-        let size = tree_size(&app.engine.volumes().mountpoint(&volume.name));
+        let size = naru_store::blocks_below(&app.engine.volumes().mountpoint(&volume.name));
         let users = app.engine.volume_users(&volume.name).len();
         models::Volume {
             usage_data: Some(models::VolumeUsage {
                 ref_count: i64::try_from(users).unwrap_or(i64::MAX),
-                size: i64::try_from(size).unwrap_or(i64::MAX),
+                // -1: not known, as when the mount does not answer.
+                size: size.ok().and_then(|size| i64::try_from(size).ok()).unwrap_or(-1),
             }),
             ..wire(app, volume)
         }

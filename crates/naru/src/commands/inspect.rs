@@ -74,6 +74,8 @@ async fn find(client: &Client, name: &str, wanted: Option<&str>, size: bool) -> 
         match answer {
             Ok(bytes) => return raw(Ok(bytes)),
             Err(ClientError::Api { status: 404, .. }) if wanted.is_none() => {}
+            // What cannot be the name of an image may be that of something else.
+            Err(ClientError::Api { status: 400, .. }) if wanted.is_none() && *kind == "image" => {}
             // Swarm objects of an engine without swarm, or of one that does not know them.
             Err(ClientError::Api { status: 503 | 501 | 400 | 500, .. }) if wanted.is_none() && !matches!(*kind, "container" | "image") => {}
             Err(error) => return Err(error.to_string()),

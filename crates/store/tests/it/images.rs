@@ -76,8 +76,11 @@ fn names_ids_and_prefixes() {
     ] {
         assert_eq!(fixture.find(query).expect(query).id, id, "{query}");
     }
-    for query in ["two", "one:other", "", "../x", &hex[..3], "sha256:", &"0".repeat(64), "reg.example:5000/x/y"] {
+    for query in ["two", "one:other", &hex[..3], &"0".repeat(64), "reg.example:5000/x/y"] {
         assert_eq!(fixture.find(query).unwrap_err().kind(), naru_types::ErrorKind::NotFound, "{query}");
+    }
+    for query in ["", "../x", "sha256:", "Two", "one:two:three"] {
+        assert_eq!(fixture.find(query).unwrap_err().kind(), naru_types::ErrorKind::InvalidArgument, "{query}");
     }
     assert_eq!(fixture.find("nope").unwrap_err().to_string(), "No such image: nope");
 }

@@ -10,6 +10,7 @@ mod files;
 mod health_events;
 mod hostile;
 mod image;
+mod images;
 mod isolation;
 mod lifecycle;
 mod limits;

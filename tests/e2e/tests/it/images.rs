@@ -1,0 +1,214 @@
+//! What the engine says of its images: how much they take.
+
+use naru_e2e::{BOX, Daemon, busybox_archive, name, shared};
+use std::io::{BufRead, BufReader, Write};
+use std::process::Command;
+
+/// A size as clients print it, in bytes.
+fn bytes(text: &str) -> f64 {
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let factor = match &text[digits.len()..] {
+        "B" => 1.0,
+        "kB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        unit => panic!("{unit} of {text}"),
+    };
+    digits.parse::<f64>().expect("a number") * factor
+}
+
+/// `du` of the data root, in bytes.
+fn du(daemon: &Daemon) -> f64 {
+    let output = Command::new("du").args(["-s", "-B1"]).arg(daemon.data()).output().expect("du is there");
+    let text = String::from_utf8(output.stdout).expect("du prints text");
+    text.split_whitespace().next().and_then(|size| size.parse().ok()).expect("du prints a number first")
+}
+
+/// The sizes that `system df` sums up.
+fn told(daemon: &Daemon) -> f64 {
+    daemon.ok(&["system", "df", "--format", "{{.Size}}"]).lines().map(bytes).sum()
+}
+
+#[test]
+fn the_disk_usage_is_what_du_says() {
+    let daemon = Daemon::start();
+    let small = "rm -rf /small; mkdir /small; i=0; while [ $i -lt 300 ]; do echo $i > /small/$i; i=$((i+1)); done";
+    for (from, to, size) in [(BOX, "base:1", 40), ("base:1", "left:1", 30), ("base:1", "right:1", 20)] {
+        let container = name("df");
+        let script = format!("head -c {size}m /dev/zero > /big-{size}; {small}");
+        daemon.ok(&["run", "--name", &container, from, "sh", "-ec", &script]);
+        daemon.ok(&["commit", &container, to]);
+        daemon.ok(&["rm", &container]);
+    }
+    // Files of containers and volumes, small ones and such with holes; a log; what a pull that was cut off has left.
+    let fill =
+        format!("{small}; head -c 25m /dev/zero > /own; truncate -s 1073741824 /holes; seq 200000; cp -r /small /data; ln /own /second");
+    daemon.ok(&["run", "--name", "stopped", "-v", "data:/data", "left:1", "sh", "-ec", &fill]);
+    daemon.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "running",
+        "-v",
+        "more:/more",
+        "right:1",
+        "sh",
+        "-ec",
+        "head -c 30m /dev/zero > /more/file; sleep 1000",
+    ]);
+    daemon.until("the volume is filled", || daemon.ok(&["exec", "running", "sh", "-c", "wc -c < /more/file"]) == "31457280");
+    let partial = daemon.data().join("partial").join(naru_types::Digest::of(b"cut off").hex());
+    std::fs::write(&partial, vec![1; 15 << 20]).expect("root may");
+    let (before, told_before) = (du(&daemon), told(&daemon));
+    assert!((before - told_before).abs() <= before / 100.0, "du says {before}, df {told_before}\n{}", daemon.ok(&["system", "df", "-v"]));
+    let rows = daemon.ok(&["system", "df", "-v", "--format", "{{range .Containers}}{{.Names}} {{.Size}}\n{{end}}"]);
+    let size = |name: &str| rows.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).map(bytes).expect("it is listed");
+    assert!((25e6..45e6).contains(&size("stopped")) && size("running") < 1e6, "holes take nothing: {rows}");
+    let volumes = daemon.ok(&["system", "df", "-v", "--format", "{{range .Volumes}}{{.Name}} {{.Links}} {{.Size}}\n{{end}}"]);
+    assert!(volumes.contains("more 1 31.4") || volumes.contains("more 1 31.5"), "{volumes}");
+
+    // What goes is what was told.
+    daemon.ok(&["rm", "stopped"]);
+    let pruned = daemon.ok(&["image", "prune", "-af"]);
+    assert!(pruned.contains("Total reclaimed space: "), "{pruned}");
+    assert!(!partial.exists(), "what arrived in part goes, too");
+    daemon.until("the files are gone", || std::fs::read_dir(daemon.data().join("trash")).expect("it is there").count() == 0);
+    let (after, told_after) = (du(&daemon), told(&daemon));
+    assert!((after - told_after).abs() <= before / 100.0, "du says {after}, df {told_after}");
+    assert!(before - after > 70e6, "{before} {after}");
+}
+
+#[test]
+fn filters_choose_images() {
+    let daemon = Daemon::start();
+    // Made within a second: the order is not that of seconds.
+    let container = name("filter");
+    daemon.ok(&["run", "--name", &container, BOX, "true"]);
+    for (reference, label) in [("f/one:1", "n=1"), ("f/two:1", "n=2"), ("f/three:1", "n=3")] {
+        daemon.ok(&["commit", "-c", &format!("LABEL {label}"), &container, reference]);
+    }
+    daemon.ok(&["tag", "f/two:1", "f/two:2"]);
+    let listed = |filters: &[&str]| -> Vec<String> {
+        let flags = filters.iter().flat_map(|filter| ["--filter", filter]);
+        let args: Vec<&str> =
+            ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=f/*"].into_iter().chain(flags).collect();
+        let mut names: Vec<String> = daemon.ok(&args).lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    for (filters, names) in [
+        (&[][..], &["f/one:1", "f/three:1", "f/two:1", "f/two:2"][..]),
+        (&["before=f/two:1"], &["f/one:1"]),
+        (&["since=f/two:2"], &["f/three:1"]),
+        (&["since=f/one:1", "before=f/three:1"], &["f/two:1", "f/two:2"]),
+        (&["label=n=3"], &["f/three:1"]),
+        (&["label=n"], &["f/one:1", "f/three:1", "f/two:1", "f/two:2"]),
+        (&["label=n=1", "label=n=2"], &[]),
+        (&["until=1h"], &[]),
+        (&["until=0s"], &["f/one:1", "f/three:1", "f/two:1", "f/two:2"]),
+        (&["dangling=false"], &["f/one:1", "f/three:1", "f/two:1", "f/two:2"]),
+        (&["dangling=true"], &[]),
+    ] {
+        assert_eq!(listed(filters), names, "{filters:?}");
+    }
+    let by_pattern =
+        |pattern: &str| daemon.ok(&["images", "--format", "{{.Tag}}", "--filter", &format!("reference={pattern}")]).lines().count();
+    for (pattern, count) in [
+        ("f/t*", 3),
+        ("f/t*:1", 2),
+        ("f/t??:?", 2),
+        ("f/[a-o]*", 1),
+        ("f/[^a-o]*", 3),
+        ("*one*", 0),
+        ("f/two:2", 1),
+        ("f\\/one", 1),
+        ("f/*", 4),
+    ] {
+        assert_eq!(by_pattern(pattern), count, "{pattern}");
+    }
+    for (filter, reason) in [
+        ("reference=f/[", "syntax error in pattern"),
+        ("dangling=maybe", "invalid filter"),
+        ("until=x", "failed to parse value"),
+        ("nope=1", "invalid filter"),
+        ("before=f/none:1", "No such image"),
+    ] {
+        let error = daemon.fails(1, &["images", "--filter", filter]);
+        assert!(error.contains(reason), "{filter}: {error}");
+    }
+    // An image that lost its name is listed and pruned; one that others were made of is a step to them.
+    let second = name("filter");
+    daemon.ok(&["run", "--name", &second, "f/one:1", "true"]);
+    daemon.ok(&["commit", &second, "f/one:1"]);
+    daemon.ok(&["commit", &second, "f/three:1"]);
+    let count = |flags: &[&str]| daemon.ok(&[&["images", "-q", "--filter", "label=n"], flags].concat()).lines().count();
+    assert_eq!((count(&[]), count(&["-a"]), count(&["--filter", "dangling=true"])), (5, 6, 1));
+    daemon.ok(&["rm", &container, &second]);
+    daemon.ok(&["image", "prune", "-f", "--filter", "label!=n"]);
+    daemon.ok(&["image", "prune", "-f", "--filter", "until=1h"]);
+    assert_eq!(count(&["--filter", "dangling=true"]), 1);
+    let pruned = daemon.ok(&["image", "prune", "-f", "--filter", "label=n=3"]);
+    assert_eq!(pruned.to_lowercase().matches("deleted: sha256:").count(), 1, "{pruned}");
+    assert_eq!((count(&["--filter", "dangling=true"]), count(&[])), (0, 4));
+    // The step goes with what was made of it.
+    daemon.ok(&["rmi", "f/one:1", "f/three:1"]);
+    assert_eq!(count(&["-a"]), 2);
+}
+
+#[test]
+fn names_that_cannot_be_are_told_so() {
+    let daemon = shared();
+    for verb in ["rmi", "history", "pull", "push", "save"] {
+        let error = daemon.fails(1, &[verb, "reg.example/Team/app"]);
+        assert!(error.contains("invalid reference format") && error.contains("must be lowercase"), "{verb}: {error}");
+        let error = daemon.fails(1, &[verb, "a:b:c"]);
+        assert!(error.contains("invalid reference format"), "{verb}: {error}");
+    }
+    // Other objects may have such names.
+    let volume = name("Volume");
+    daemon.ok(&["volume", "create", &volume]);
+    assert_eq!(daemon.inspect(&volume)["Name"], *volume);
+    daemon.ok(&["volume", "rm", &volume]);
+}
+
+#[test]
+fn archives_of_the_web_are_imported() {
+    let daemon = shared();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = format!("http://{}", listener.local_addr().expect("it is bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut line = String::new();
+            let mut lines = BufReader::new(stream.try_clone().expect("a descriptor"));
+            lines.read_line(&mut line).expect("a request");
+            let mut rest = String::new();
+            while lines.read_line(&mut rest).is_ok_and(|count| count > 2) {
+                rest.clear();
+            }
+            let archive = busybox_archive();
+            let (status, more, body) = match line.split(' ').nth(1).unwrap_or_default() {
+                "/moved" => ("302 Found", "Location: /box.tar\r\n", &b""[..]),
+                "/box.tar" => ("200 OK", "", archive),
+                "/cut.tar" => ("200 OK", "", &archive[..archive.len() / 2]),
+                _ => ("404 Not Found", "", &b""[..]),
+            };
+            let length = if line.contains("cut") { archive.len() } else { body.len() };
+            let head = format!("HTTP/1.1 {status}\r\n{more}Connection: close\r\nContent-Length: {length}\r\n\r\n");
+            // Who has heard enough goes.
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).ok();
+        }
+    });
+    let reference = format!("{}:1", name("web"));
+    let said = daemon.ok(&["import", "-c", "CMD [\"echo\", \"from the web\"]", &format!("{address}/moved"), &reference]);
+    assert!(said.contains("sha256:"), "{said}");
+    assert_eq!(daemon.ok(&["run", "--rm", &reference]), "from the web");
+    daemon.ok(&["rmi", &reference]);
+    for (path, reason) in [("cut.tar", "end of file"), ("none.tar", "404")] {
+        let error = daemon.fails(1, &["import", &format!("{address}/{path}"), &reference]);
+        assert!(error.contains(reason), "{path}: {error}");
+    }
+    let error = daemon.fails(1, &["import", "http://127.0.0.1:1/x.tar", &reference]);
+    assert!(error.contains("connection refused"), "{error}");
+    assert!(daemon.fails(1, &["image", "inspect", &reference]).contains("No such image"));
+}
