@@ -1,5 +1,6 @@
 //! Credentials for registries: `login`, `logout`, and where pulls and pushes find what was stored.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -45,18 +46,27 @@ pub fn credentials_for(cx: Cx, domain: &str) -> naru_registry::Credentials {
 pub fn all(cx: Cx) -> String {
     let config = cx.config();
     let keys = config.auths.keys().chain(config.cred_helpers.keys());
-    let known: std::collections::BTreeMap<&String, AuthConfig> = keys.filter_map(|key| Some((key, find(cx, key)?))).collect();
+    let known: BTreeMap<&String, AuthConfig> = keys.filter_map(|key| Some((key, find(cx, key)?))).collect();
     URL_SAFE.encode(serde_json::to_vec(&known).expect("strings always serialise"))
 }
 
 fn find(cx: Cx, key: &str) -> Option<AuthConfig> {
     let config = cx.config();
+    // What the environment says counts more than what is stored.
+    if let Some(auth) = from_environment().and_then(|auths| decoded(auths.get(key)?)) {
+        return Some(AuthConfig { serveraddress: key.to_owned(), ..auth });
+    }
     if let Some(helper) = helper(cx, key) {
         return helper_get(&helper, key);
     }
     let bare =
         |text: &str| text.trim_start_matches("https://").trim_start_matches("http://").split('/').next().unwrap_or_default().to_owned();
     let (name, stored) = config.auths.get_key_value(key).or_else(|| config.auths.iter().find(|(stored, _)| bare(stored) == bare(key)))?;
+    decoded(stored).map(|auth| AuthConfig { serveraddress: name.clone(), ..auth })
+}
+
+/// Credentials with the name and password of their `auth`.
+fn decoded(stored: &AuthConfig) -> Option<AuthConfig> {
     let mut auth = stored.clone();
     if !auth.auth.is_empty() {
         let text = String::from_utf8(STANDARD.decode(auth.auth.trim_end_matches('\0')).ok()?).ok()?;
@@ -64,8 +74,24 @@ fn find(cx: Cx, key: &str) -> Option<AuthConfig> {
         (auth.username, auth.password) = (user.to_owned(), password.trim_end_matches('\0').to_owned());
         auth.auth = String::new();
     }
-    auth.serveraddress.clone_from(name);
     Some(auth)
+}
+
+/// `DOCKER_AUTH_CONFIG`: the `auths` of a configuration, for programs that run without one.
+fn from_environment() -> Option<BTreeMap<String, AuthConfig>> {
+    #[derive(serde::Deserialize)]
+    struct Given {
+        #[serde(default)]
+        auths: BTreeMap<String, AuthConfig>,
+    }
+    let text = std::env::var("DOCKER_AUTH_CONFIG").ok().filter(|text| !text.is_empty())?;
+    match serde_json::from_str::<Given>(&text) {
+        Ok(given) => Some(given.auths),
+        Err(error) => {
+            crate::output::error_line(&format!("WARNING: DOCKER_AUTH_CONFIG is not used, it does not parse: {error}"));
+            None
+        }
+    }
 }
 
 fn helper(cx: Cx, key: &str) -> Option<String> {
@@ -74,11 +100,18 @@ fn helper(cx: Cx, key: &str) -> Option<String> {
     (!name.is_empty()).then(|| format!("docker-credential-{name}"))
 }
 
-fn call_helper(program: &str, verb: &str, input: &[u8]) -> Option<Vec<u8>> {
-    let mut child = Command::new(program).arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
-    child.stdin.take()?.write_all(input).ok()?;
-    let output = child.wait_with_output().ok()?;
-    output.status.success().then_some(output.stdout)
+/// Runs a credential helper; when it fails, what it says on its standard output is the reason.
+fn call_helper(program: &str, verb: &str, input: &[u8]) -> std::result::Result<Vec<u8>, String> {
+    let failed = |error: std::io::Error| format!("{program}: {error}");
+    let mut child =
+        Command::new(program).arg(verb).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
+    // One that ends without reading says why by its status.
+    child.stdin.take().expect("it was asked for").write_all(input).ok();
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(format!("{program}: {}, it says: {}", output.status, String::from_utf8_lossy(&output.stdout).trim()))
 }
 
 fn helper_get(program: &str, key: &str) -> Option<AuthConfig> {
@@ -88,7 +121,7 @@ fn helper_get(program: &str, key: &str) -> Option<AuthConfig> {
         username: String,
         secret: String,
     }
-    let stored: Stored = serde_json::from_slice(&call_helper(program, "get", key.as_bytes())?).ok()?;
+    let stored: Stored = serde_json::from_slice(&call_helper(program, "get", key.as_bytes()).ok()?).ok()?;
     let mut auth = AuthConfig { serveraddress: key.to_owned(), ..AuthConfig::default() };
     if stored.username == "<token>" {
         auth.identitytoken = stored.secret;
@@ -210,10 +243,10 @@ fn store(cx: Cx, key: &str, auth: &AuthConfig) -> Result<()> {
         let (user, secret) =
             if auth.identitytoken.is_empty() { (auth.username.as_str(), &auth.password) } else { ("<token>", &auth.identitytoken) };
         let input = serde_json::json!({ "ServerURL": key, "Username": user, "Secret": secret }).to_string();
-        return match call_helper(&program, "store", input.as_bytes()) {
-            Some(_) => Ok(()),
-            None => Err(Failure::message(format!("error storing credentials with {program}"))),
-        };
+        call_helper(&program, "store", input.as_bytes())
+            .map_err(|reason| Failure::message(format!("error saving credentials: error storing credentials: {reason}")))?;
+        // The helper has the secret; that there is one is known without asking it.
+        return set_auth(cx, key, serde_json::Map::new());
     }
     // What is there already is neither written nor warned of again.
     let same = |known: &AuthConfig| {
@@ -232,6 +265,10 @@ fn store(cx: Cx, key: &str, auth: &AuthConfig) -> Result<()> {
     if !auth.identitytoken.is_empty() {
         entry.insert("identitytoken".to_owned(), auth.identitytoken.clone().into());
     }
+    set_auth(cx, key, entry)
+}
+
+fn set_auth(cx: Cx, key: &str, entry: serde_json::Map<String, serde_json::Value>) -> Result<()> {
     config::edit(cx.config_directory(), |document| {
         let auths = document.entry("auths").or_insert_with(|| serde_json::Map::new().into());
         if let Some(auths) = auths.as_object_mut() {
@@ -256,10 +293,9 @@ async fn logout(cx: Cx, options: LogoutOptions) -> Result<i32> {
     let helper = helper(cx, &key);
     crate::output::line(&format!("Removing login credentials for {key}"))?;
     if let Some(program) = helper {
-        if call_helper(&program, "erase", key.as_bytes()).is_none() {
-            crate::output::error_line(&format!("WARNING: could not erase credentials: {program}"));
+        if let Err(reason) = call_helper(&program, "erase", key.as_bytes()) {
+            crate::output::error_line(&format!("WARNING: could not erase credentials: {reason}"));
         }
-        return Ok(0);
     }
     config::edit(cx.config_directory(), |document| {
         if let Some(auths) = document.get_mut("auths").and_then(serde_json::Value::as_object_mut) {

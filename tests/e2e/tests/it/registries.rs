@@ -252,3 +252,66 @@ fn a_list_for_several_platforms_is_put_together() {
     assert!(refused.contains("cannot use source images from a different registry than the target image"), "{refused}");
     daemon.ok(&["manifest", "rm", "other.example/x:1"]);
 }
+
+#[test]
+fn a_helper_keeps_the_password() {
+    let (daemon, registry) = (Daemon::start(), Registry::start(true));
+    let reference = format!("{}/app:1", registry.address);
+    daemon.ok(&["tag", BOX, &reference]);
+    let (config, bin) = (daemon.root.join("config"), daemon.root.join("bin"));
+    let kept = daemon.root.join("kept");
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nstore) cat > {0} ;;\nget) cat {0} 2>/dev/null || {{ echo credentials not found in native keychain; exit 1; }} ;;\n\
+         erase) rm -f {0} ;;\nesac\n",
+        kept.display()
+    );
+    for (name, text) in [("kept", script.as_str()), ("locked", "#!/bin/sh\necho the keyring is locked\nexit 1\n")] {
+        std::fs::create_dir_all(&bin).expect("a directory");
+        let path = bin.join(format!("docker-credential-{name}"));
+        std::fs::write(&path, text).expect("it is written");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it is ours");
+    }
+    std::fs::create_dir_all(&config).expect("a directory");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let set = |text: String| std::fs::write(config.join("config.json"), text).expect("it is written");
+    let run = |args: &[&str]| daemon.command(args).env("PATH", &path).stdin(Stdio::null()).output().expect("the client starts");
+    let login = ["login", "-u", "naru", "-p", "secret", &registry.address];
+    set(r#"{"credsStore":"kept"}"#.into());
+    assert!(run(&login).status.success());
+    assert!(std::fs::read_to_string(&kept).expect("the helper has it").contains("secret"));
+    let document = std::fs::read_to_string(config.join("config.json")).expect("it is there");
+    assert!(document.contains(&registry.address) && !document.contains("bmFydTpzZWNyZXQ"), "{document}");
+    assert!(run(&["push", "-q", &reference]).status.success() && run(&["pull", "-q", &reference]).status.success());
+    assert!(run(&["logout", &registry.address]).status.success() && !kept.exists());
+    assert!(!run(&["pull", "-q", &reference]).status.success());
+    let document = std::fs::read_to_string(config.join("config.json")).expect("it is there");
+    assert!(!document.contains(&registry.address), "{document}");
+    // One for this registry only, which fails: nobody else is asked.
+    set(format!(r#"{{"credHelpers":{{"{}":"locked"}}}}"#, registry.address));
+    let refused = run(&login);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("the keyring is locked"), "{refused:?}");
+    assert!(!run(&["pull", "-q", &reference]).status.success());
+}
+
+#[test]
+fn the_environment_may_bring_credentials() {
+    let (client, is_naru) = naru_e2e::client();
+    // Docker's client knows it since 28.3.
+    let version = Command::new(client).arg("--version").output().expect("the client starts").stdout;
+    if !is_naru
+        && ["version 27.", "version 28.0", "version 28.1", "version 28.2"].iter().any(|old| String::from_utf8_lossy(&version).contains(old))
+    {
+        eprintln!("this client is too old for DOCKER_AUTH_CONFIG: nothing was tested");
+        return;
+    }
+    let (daemon, registry) = (shared(), Registry::start(true));
+    let reference = format!("{}/app:1", registry.address);
+    daemon.ok(&["tag", BOX, &reference]);
+    let push = |auth: &str| {
+        let config = format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, registry.address);
+        daemon.command(&["push", "-q", &reference]).env("DOCKER_AUTH_CONFIG", config).output().expect("the client starts").status.success()
+    };
+    // naru:wrong, naru:secret
+    assert!(!push("bmFydTp3cm9uZw==") && push("bmFydTpzZWNyZXQ="));
+    daemon.ok(&["rmi", &reference]);
+}
