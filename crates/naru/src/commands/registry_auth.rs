@@ -292,10 +292,10 @@ async fn logout(cx: Cx, options: LogoutOptions) -> Result<i32> {
     };
     let helper = helper(cx, &key);
     crate::output::line(&format!("Removing login credentials for {key}"))?;
-    if let Some(program) = helper {
-        if let Err(reason) = call_helper(&program, "erase", key.as_bytes()) {
-            crate::output::error_line(&format!("WARNING: could not erase credentials: {reason}"));
-        }
+    if let Some(program) = helper
+        && let Err(reason) = call_helper(&program, "erase", key.as_bytes())
+    {
+        crate::output::error_line(&format!("WARNING: could not erase credentials: {reason}"));
     }
     config::edit(cx.config_directory(), |document| {
         if let Some(auths) = document.get_mut("auths").and_then(serde_json::Value::as_object_mut) {
