@@ -9,7 +9,6 @@ use crate::cli::verb::{Arguments, Verb, verb};
 use crate::commands::registry_auth;
 use crate::output::format::{Listing, Row};
 use crate::output::units::ellipsis;
-use crate::template::Value;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -33,6 +32,14 @@ pub const VERB: Verb =
 
 const HEADERS: &[(&str, &str)] = &[("Name", "NAME"), ("Description", "DESCRIPTION"), ("StarCount", "STARS"), ("IsOfficial", "OFFICIAL")];
 
+/// The registry that is searched: credentials are for it, and for nobody else.
+fn asked(term: &str) -> &str {
+    match term.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => "docker.io",
+    }
+}
+
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     let mut query = Query::new();
     query.push("term", options.args[0].clone());
@@ -43,7 +50,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     if !filters.is_empty() {
         query.push("filters", filters.to_json());
     }
-    let auth = registry_auth::header_for(cx, "docker.io");
+    let auth = registry_auth::header_for(cx, asked(&options.args[0]));
     let mut items = cx.client()?.image_search(&query, &auth).await?;
     items.sort_by_key(|item| std::cmp::Reverse(item.star_count));
     let rows: Vec<Row> = items
@@ -53,7 +60,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
             Row::new([
                 ("Name", item.name.as_str().into()),
                 ("Description", if options.no_trunc { description.into() } else { ellipsis(&description, 45).into() }),
-                ("StarCount", Value::Int(item.star_count)),
+                ("StarCount", item.star_count.to_string().into()),
                 ("IsOfficial", if item.is_official { "[OK]".into() } else { "".into() }),
             ])
         })
@@ -66,4 +73,22 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
     };
     crate::output::write(listing.render(options.format.as_deref().unwrap_or_default(), &rows)?.as_bytes())?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asked;
+
+    #[test]
+    fn credentials_go_to_who_is_asked() {
+        for (term, registry) in [
+            ("debian", "docker.io"),
+            ("library/debian", "docker.io"),
+            ("localhost/x", "localhost"),
+            ("reg.example/team", "reg.example"),
+            ("10.0.0.1:5000/x", "10.0.0.1:5000"),
+        ] {
+            assert_eq!(asked(term), registry);
+        }
+    }
 }
