@@ -271,6 +271,10 @@ impl Pull {
             let media_type = crate::error::printable(config_type, 100);
             return Err(Error::Artifact { reference: self.reference.familiar(), media_type });
         }
+        if let Some(other) = chosen.content.layers.iter().find(|layer| !layer.is_layer()) {
+            let media_type = crate::error::printable(&other.media_type, 100);
+            return Err(Error::invalid(format!("layer {}", other.digest), format!("its media type {media_type:?} is not that of a layer")));
+        }
         let store = self.store.clone();
         let (ingest, known) = blocking(move || Ok((Arc::new(store.ingest()?), known_layers(&store)))).await?;
         let alive = Alive::new();

@@ -38,6 +38,30 @@ impl Platform {
     }
 }
 
+/// Operating systems and architectures of Go: a word alone is one of them, anything else is a slip of the hand.
+const SYSTEMS: [&str; 16] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+];
+const ARCHITECTURES: [&str; 17] = [
+    "386", "amd64", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64", "mips64le", "ppc64", "ppc64le", "riscv",
+    "riscv64", "s390x", "wasm",
+];
+
 /// Docker's spellings of one architecture made one (containerd platforms, `normalizeArch`).
 fn normalise(architecture: &str, variant: Option<&str>) -> (String, Option<String>) {
     let (architecture, variant) = match (architecture, variant) {
@@ -63,9 +87,12 @@ impl FromStr for Platform {
         }
         let lower: Vec<String> = parts.iter().map(|part| part.to_ascii_lowercase()).collect();
         Ok(match lower.as_slice() {
-            [one] if matches!(one.as_str(), "linux" | "windows" | "darwin" | "freebsd") => Platform { os: one.clone(), ..Platform::host() },
+            [one] if SYSTEMS.contains(&one.as_str()) => Platform { os: one.clone(), ..Platform::host() },
             [one] => {
                 let (architecture, variant) = normalise(one, None);
+                if !ARCHITECTURES.contains(&architecture.as_str()) {
+                    return Err(ParseError::new("platform", text, "unknown operating system or architecture"));
+                }
                 Platform { os: "linux".into(), architecture, variant }
             }
             [os, rest @ ..] => {
@@ -96,13 +123,14 @@ mod tests {
             ("linux/amd64", "linux/amd64"),
             ("linux/x86_64", "linux/amd64"),
             ("aarch64", "linux/arm64"),
+            ("riscv64", "linux/riscv64"),
             ("linux/arm64/v8", "linux/arm64"),
             ("linux/arm/v7", "linux/arm/v7"),
             ("LINUX/ARMHF", "linux/arm/v7"),
         ] {
             assert_eq!(text.parse::<Platform>().map(|p| p.to_string()), Ok(shown.to_owned()));
         }
-        for bad in ["", "a/b/c/d", "linux//", "linux/a b"] {
+        for bad in ["", "a/b/c/d", "linux//", "linux/a b", "bogus"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }
