@@ -8,7 +8,8 @@
 //! postrouting          from subnets4/6 after a rewrite: masquerade; to outside, from snat4/6: the address it says,
 //!                      from masq4/6: masquerade
 //! input                from a bridge of `sealed`: drop
-//! passing              from or to a bridge: the mark by which others' chains let it pass, see `passage`
+//! passing              from or to a bridge: the mark by which others' chains let it pass; only where there are such, see
+//!                      `passage`
 //! forward              established: accept
 //!                      from an internal bridge: drop
 //!                      to a bridge: published, or between a pair of bridges, or to open4/6 (address . protocol . port),
@@ -296,7 +297,7 @@ pub struct Firewall {
 pub(crate) struct Seen {
     /// They changed the table since it was last written whole.
     pub damaged: AtomicBool,
-    /// A rule of ours lies in a chain of theirs.
+    /// Chains of theirs had to be passed: packets are marked for it.
     pub passed: AtomicBool,
 }
 
@@ -377,8 +378,8 @@ fn write_rewriting(transaction: &mut Transaction<'_>) {
 
 fn write_filters(transaction: &mut Transaction<'_>) {
     use Expression::{
-        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, SetMark,
-        StateIs, WasRewritten,
+        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, StateIs,
+        WasRewritten,
     };
     const NEW: u32 = 8;
     const ESTABLISHED_OR_RELATED: u32 = 6;
@@ -390,10 +391,6 @@ fn write_filters(transaction: &mut Transaction<'_>) {
     transaction.rule("raw", &[NotFrom("lo"), IsFamily(nft::IPV4), local[0], local[1], local[2], In("local4"), Drop]);
     transaction.chain("input", nft::INPUT);
     transaction.rule("input", &[LoadInName { register: 1 }, In("sealed"), StateIs(NEW), Drop]);
-    transaction.chain("passing", nft::BEFORE_FORWARD);
-    for load in [LoadInName { register: 1 }, LoadOutName { register: 1 }] {
-        transaction.rule("passing", &[load, In("bridges"), SetMark(passage::MARK), Accept]);
-    }
     transaction.chain("forward", nft::FORWARD);
     transaction.rule("forward", &[StateIs(ESTABLISHED_OR_RELATED), Accept]);
     let to_bridge = [LoadOutName { register: 1 }, In("bridges")];
@@ -414,6 +411,14 @@ fn write_filters(transaction: &mut Transaction<'_>) {
         transaction.rule("forward", &[IsFamily(family), destination, In(unprotected), from_outside[0], from_outside[1], Accept]);
     }
     transaction.rule("forward", &[to_bridge[0], to_bridge[1], Drop]);
+}
+
+fn write_passing(transaction: &mut Transaction<'_>) {
+    use Expression::{Accept, In, LoadInName, LoadOutName, SetMark};
+    transaction.chain("passing", nft::BEFORE_FORWARD);
+    for load in [LoadInName { register: 1 }, LoadOutName { register: 1 }] {
+        transaction.rule("passing", &[load, In("bridges"), SetMark(passage::MARK), Accept]);
+    }
 }
 
 impl Firewall {
@@ -438,14 +443,18 @@ impl Firewall {
     /// that drop them nevertheless, as `inet mine forward`: whoever wrote them should know that containers have no outside
     /// behind them, whatever is accepted here.
     pub fn open_passages(&self) -> Result<Vec<String>> {
+        let state = self.state.lock().expect("a change does not panic");
         let passages = passage::open(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
-        self.seen.passed.store(!passages.open.is_empty(), Ordering::Release);
+        if !passages.open.is_empty() && !self.seen.passed.swap(true, Ordering::AcqRel) {
+            let marked = self.change(&state, write_passing);
+            self.seen.passed.store(marked.is_ok(), Ordering::Release);
+            marked?;
+        }
         Ok(passages.closed.iter().map(ToString::to_string).collect())
     }
 
     /// Takes the rules of [`Firewall::open_passages`] back, for when no container is there any more.
     pub fn close_passages(&self) -> Result<()> {
-        self.seen.passed.store(false, Ordering::Release);
         passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)
     }
 
@@ -594,6 +603,9 @@ impl Firewall {
         }
         write_rewriting(&mut transaction);
         write_filters(&mut transaction);
+        if self.seen.passed.load(Ordering::Acquire) {
+            write_passing(&mut transaction);
+        }
         for bridge in state.bridges.values() {
             for (set, elements) in bridge.elements() {
                 transaction.add(set, &elements);

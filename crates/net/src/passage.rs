@@ -30,7 +30,7 @@ fn refuses(chain: &Chain) -> bool {
 }
 
 /// True for news of a table that [`open`] has to do with: a chain appeared there or its policy changed, or, `passed`
-/// telling that a rule of ours is in one, something was deleted.
+/// telling that a rule of ours was put in one, something was deleted.
 pub(crate) fn concerns(kind: u16, payload: &[u8], passed: bool) -> bool {
     const TABLE: u16 = 1;
     let Some(family) = payload.first() else { return false };
