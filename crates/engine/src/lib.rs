@@ -23,6 +23,7 @@ mod monitor;
 pub mod network;
 mod oci;
 pub mod phase;
+mod propagation;
 mod recover;
 pub mod registries;
 mod rootfs;

@@ -1,6 +1,7 @@
 //! Files from outside: cp, diff, export, commit, volumes, binds, tmpfs.
 
 use naru_e2e::{BOX, name, shared};
+use std::process::Command;
 
 #[test]
 fn cp_goes_both_ways_and_keeps_modes() {
@@ -142,6 +143,25 @@ fn binds_and_tmpfs() {
         "touch /scratch/x && mount; touch /y || echo read-only",
     ]);
     assert!(mounts.contains("tmpfs on /scratch type tmpfs") && mounts.contains("size=1024k") && mounts.ends_with("read-only"), "{mounts}");
+}
+
+#[test]
+fn mounts_travel_only_from_a_shared_mount() {
+    let daemon = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().display().to_string();
+    let host = |line: &str| assert!(Command::new("sh").args(["-ec", line]).status().unwrap().success(), "{line}");
+    host(&format!("mount -t tmpfs none {source} && mount --make-private {source}"));
+    let run = |propagation: &str| daemon.run(&["run", "--rm", "-v", &format!("{source}:/x:{propagation}"), BOX, "true"]);
+    let refused = [run("rshared"), run("slave")];
+    host(&format!("mount --make-shared {source}"));
+    let taken = [run("rshared"), run("slave"), run("rprivate")];
+    host(&format!("umount {source}"));
+    assert!(
+        refused.iter().all(|done| done.code != 0 && done.err.contains(&format!("is mounted on {source} but it is not a shared"))),
+        "{refused:?}"
+    );
+    assert!(taken.iter().all(|done| done.code == 0), "{taken:?}");
 }
 
 #[test]

@@ -110,8 +110,9 @@ fn what_is_saved_others_read() {
     // The same file is a docker-archive and a layout.
     let docker = format!("docker-archive:{archive}:opinion/saved:1");
     for source in [&docker, &format!("oci-archive:{archive}:1")] {
-        let seen: Value = serde_json::from_str(&other("skopeo", &["inspect", source])).expect("JSON");
-        assert_eq!((&seen["Labels"]["of"], &seen["Layers"]), (&"tests".into(), &layers), "{seen}");
+        // A layer may be there compressed, from another image: what is in it is the same.
+        let seen: Value = serde_json::from_str(&other("skopeo", &["inspect", "--config", source])).expect("JSON");
+        assert_eq!((&seen["config"]["Labels"]["of"], &seen["rootfs"]["diff_ids"]), (&"tests".into(), &layers), "{seen}");
         let raw: Value = serde_json::from_str(&other("skopeo", &["inspect", "--raw", source])).expect("JSON");
         assert_eq!(raw["config"]["digest"], *id, "{raw}");
         // Reads, checks and writes every blob.
