@@ -16,6 +16,7 @@ use crate::lookup::{self, errno_text};
 use crate::mounts::{self, MS_PRIVATE, Options, Planned, What, attach, clone_of, mount_failure};
 use crate::plan::{Plan, ProcessPlan};
 use crate::rootfs::{copy_tree, create_dir_all, create_file, open_in, open_plain};
+use crate::selinux;
 use naru_sys::mount::{SetAttr, attr, set_attributes};
 use naru_sys::process::{self, SingleThread};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -75,9 +76,6 @@ fn start(threads: SingleThread, plan: &mut Plan, stdio: Option<Stdio>, channel: 
     }
     let proc = child.proc.take().expect("made in prepare");
     let plan = &*child.plan;
-    if let Some(name) = &plan.keyring {
-        keyring(name)?;
-    }
     let stdio = match terminal {
         Some((master, slave)) => {
             if let Some((rows, columns)) = plan.process.console_size.filter(|(rows, columns)| *rows != 0 && *columns != 0) {
@@ -93,7 +91,7 @@ fn start(threads: SingleThread, plan: &mut Plan, stdio: Option<Stdio>, channel: 
 }
 
 /// A new session keyring; kernels without keys and filters without keyctl are fine.
-pub(crate) fn keyring(name: &std::ffi::CStr) -> Step {
+fn keyring(name: &std::ffi::CStr) -> Step {
     match process::new_session_keyring(name) {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(errno) => Err(failed("make a session keyring")(errno)),
@@ -170,14 +168,18 @@ impl Child<'_> {
             let mount = match &planned.what {
                 What::FileSystem { kind } => Some(make_file_system(kind, planned)?),
                 What::CgroupV1 { .. } => {
-                    let options =
-                        Options { set: planned.options.set, data: vec![("mode".into(), Some("755".into()))], ..Options::default() };
+                    let mut data = planned.options.data.clone();
+                    data.push(("mode".into(), Some("755".into())));
+                    let options = Options { set: planned.options.set, data, ..Options::default() };
                     let made = mounts::make("tmpfs", "cgroup", &options, attr::RDONLY);
                     Some(made.map_err(|errno| mount_failure("cgroup", &planned.destination, errno))?)
                 }
                 What::Tree { .. } => None,
             };
             if let (Some(mount), What::FileSystem { kind }) = (&mount, &planned.what) {
+                if let Some(label) = self.plan.mount_label.as_deref().filter(|_| kind == mounts::MESSAGE_QUEUES) {
+                    selinux::label_mount(mount.as_fd(), label).map_err(failed(format!("label {}", planned.destination.display())))?;
+                }
                 let slot = match (kind.as_str(), planned.destination.to_str()) {
                     ("proc", Some("/proc")) => &mut self.proc,
                     ("sysfs", Some("/sys")) => &mut self.sys,
@@ -321,7 +323,7 @@ impl Child<'_> {
             // Linux 6.15).
             let cover = match kept {
                 Some(attached) => clone_of(attached.as_fd(), false),
-                None if directory => mounts::empty_directory(),
+                None if directory => mounts::empty_directory(self.plan.mount_label.as_deref()),
                 None => duplicate_errno(&self.plan.null),
             };
             let cover = cover.and_then(|cover| attach(cover.as_fd(), target.as_fd()).map(|()| cover));
@@ -622,9 +624,12 @@ impl Process<'_> {
     fn execute(self, streams: Streams, channel: &mut ChildEnd) -> Step<Never> {
         let plan = self.plan;
         take_streams(streams, plan.uid)?;
-        if let Some((file, label)) = &plan.label {
+        for (file, label) in &plan.labels {
             write_proc(Some(&self.proc), &Path::new("self").join(file), label.as_bytes())
                 .map_err(failed(format!("apply the label {label:?}")))?;
+        }
+        if let Some(name) = &plan.keyring {
+            keyring(name)?;
         }
         if let Some(score) = plan.oom_score_adj {
             self.set_oom_score(score)?;

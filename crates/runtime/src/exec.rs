@@ -64,7 +64,6 @@ fn enter_and_run(
         let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(child::failed("open the root"))?;
         plan.resolve_user(root.as_fd())?;
-        child::keyring(c"_ses.exec")?;
         if !plan.terminal {
             return Ok(Streams::Pipes(stdio.ok_or_else(|| StartFailure::other("the exec has no streams"))?));
         }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`spec`], [`defaults`]: what to run
-//! - [`user`], [`seccomp`], [`apparmor`], [`cgroup`]: parts of the plan
+//! - [`user`], [`seccomp`], [`apparmor`], [`selinux`], [`cgroup`]: parts of the plan
 //! - `plan`, `child`, `rootfs`, `mounts`: everything computed before the clone, and what the child then does
 //! - [`spawner`], [`monitor`]: the processes around a container
 //! - [`oci`]: the same runtime as an OCI command line (`naru oci`)
@@ -35,6 +35,7 @@ mod program;
 mod reaper;
 pub mod rootfs;
 pub mod seccomp;
+pub mod selinux;
 pub mod spawner;
 #[expect(missing_docs, reason = "the fields are named and explained by the OCI specification")]
 pub mod spec;

@@ -230,7 +230,15 @@ pub(crate) struct Host<'a> {
     pub keep_propagation: bool,
     /// For idmapped mounts.
     pub user_namespace: Option<BorrowedFd<'a>>,
+    /// SELinux label of file systems that are made for the container.
+    pub label: Option<&'a str>,
 }
+
+/// File systems that take no label as an option: one instance is seen by many (runc has the same list).
+const LABELLED_BY_POLICY: [&str; 4] = ["proc", "sysfs", MESSAGE_QUEUES, "cgroup2"];
+
+/// The file system of POSIX message queues: its root is labelled.
+pub(crate) const MESSAGE_QUEUES: &str = "mqueue";
 
 /// Plans one mount.
 pub(crate) fn plan(mount: &spec::Mount, host: &Host<'_>) -> Result<Planned> {
@@ -252,11 +260,12 @@ pub(crate) fn plan(mount: &spec::Mount, host: &Host<'_>) -> Result<Planned> {
             .map_err(|errno| Error::Start(mount_failure(&mount.source, &destination, errno)))?;
         What::Tree { tree, directory }
     } else {
+        let label = host.label.map(|label| ("context".to_owned(), Some(label.to_owned())));
         match (mount.kind.as_str(), &host.cgroup_v1) {
             ("cgroup" | "cgroup2", Some(views)) => {
                 // Links such as cpu -> cpu,cpuacct live in the tmpfs.
                 options.set &= !attr::NOSYMFOLLOW;
-                options.data.clear();
+                options.data = label.into_iter().collect();
                 let tree = |(name, path): &(String, PathBuf)| {
                     let failed = |errno| Error::Start(mount_failure(&path.display().to_string(), &destination, errno));
                     Ok((name.clone(), clone_tree(path, &options, None).map_err(failed)?.0))
@@ -268,18 +277,23 @@ pub(crate) fn plan(mount: &spec::Mount, host: &Host<'_>) -> Result<Planned> {
                 What::FileSystem { kind: "cgroup2".into() }
             }
             ("", _) => return Err(Error::Invalid(format!("the mount at {} has no type", destination.display()))),
-            (kind, _) => What::FileSystem { kind: kind.into() },
+            (kind, _) => {
+                if !LABELLED_BY_POLICY.contains(&kind) {
+                    options.data.extend(label);
+                }
+                What::FileSystem { kind: kind.into() }
+            }
         }
     };
     Ok(Planned { destination, source: if mount.source.is_empty() { mount.kind.clone() } else { mount.source.clone() }, what, options })
 }
 
 /// A read-only, empty directory to hide others with.
-pub(crate) fn empty_directory() -> Result<OwnedFd, Errno> {
-    let data = [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0555")];
+pub(crate) fn empty_directory(label: Option<&str>) -> Result<OwnedFd, Errno> {
+    let data = [("nr_blocks", "1"), ("nr_inodes", "1"), ("mode", "0555")].into_iter().chain(label.map(|label| ("context", label)));
     let options = Options {
         set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
-        data: data.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned()))).collect(),
+        data: data.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).collect(),
         ..Options::default()
     };
     make("tmpfs", "tmpfs", &options, 0)

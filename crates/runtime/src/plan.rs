@@ -10,7 +10,7 @@ use crate::identity::{Rights, rlimits};
 use crate::mounts::{self, MS_PRIVATE, Options, Planned};
 use crate::seccomp::Program;
 use crate::spec::{self, Hook, NamespaceKind, Process, Spec};
-use crate::{defaults, user};
+use crate::{defaults, selinux, user};
 use naru_sys::process::{Scheduling, StringArray};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::ffi::CString;
@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub root_readonly: bool,
     pub root_propagation: Option<(u64, bool)>,
     pub mounts: Vec<Planned>,
+    /// SELinux label of the mounts that are the container's own.
+    pub mount_label: Option<String>,
     /// None when the host's /dev is mounted.
     pub devices: Option<Vec<Device>>,
     pub null: OwnedFd,
@@ -63,7 +65,6 @@ pub(crate) struct Plan {
     pub sysctls: Vec<(PathBuf, String)>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
-    pub keyring: Option<CString>,
     pub runtime_hooks: bool,
     pub create_container_hooks: Vec<Hook>,
     pub start_container_hooks: Vec<Hook>,
@@ -106,8 +107,10 @@ pub(crate) struct ProcessPlan {
     pub rlimits: Vec<(u32, u64, u64)>,
     pub no_new_privileges: bool,
     pub seccomp: Program,
-    /// File in `/proc/self/attr` and what is written there.
-    pub label: Option<(&'static str, String)>,
+    /// Files in `/proc/self` and what is written there.
+    pub labels: Vec<(&'static str, String)>,
+    /// Name of a new session keyring.
+    pub keyring: Option<CString>,
     pub oom_score_adj: Option<i32>,
     pub scheduling: Option<Scheduling>,
     pub io_priority: Option<(u32, u32)>,
@@ -149,7 +152,8 @@ impl ProcessPlan {
             rlimits: rlimits(&process.rlimits)?,
             no_new_privileges: process.no_new_privileges,
             seccomp,
-            label: label(process)?,
+            labels: labels(process)?,
+            keyring: Some(c"_ses.exec".to_owned()),
             oom_score_adj: process.oom_score_adj,
             scheduling: process.scheduler.as_ref().map(scheduling).transpose()?,
             io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
@@ -192,23 +196,24 @@ fn environment(entries: &[String]) -> Vec<String> {
     result
 }
 
-fn label(process: &Process) -> Result<Option<(&'static str, String)>> {
+fn labels(process: &Process) -> Result<Vec<(&'static str, String)>> {
+    if let Some(label) = selinux::require(&process.selinux_label)? {
+        // Keys are the container's as its files are.
+        return Ok(vec![("attr/exec", label.clone()), ("attr/keycreate", label)]);
+    }
     let profile = process.apparmor_profile.as_str();
     if !profile.is_empty() {
         if apparmor::active() {
             apparmor::require(profile)?;
             // Kernels since 5.8 have the file that does not interfere with another security module.
             let file = if Path::new("/proc/self/attr/apparmor/exec").exists() { "attr/apparmor/exec" } else { "attr/exec" };
-            return Ok(Some((file, format!("exec {profile}"))));
+            return Ok(vec![(file, format!("exec {profile}"))]);
         }
         if profile != apparmor::UNCONFINED {
             return Err(Error::Unsupported(format!("cannot apply the AppArmor profile {profile:?}: the kernel has no AppArmor")));
         }
     }
-    if !process.selinux_label.is_empty() && Path::new("/sys/fs/selinux/enforce").exists() {
-        return Ok(Some(("attr/exec", process.selinux_label.clone())));
-    }
-    Ok(None)
+    Ok(vec![])
 }
 
 fn scheduling(scheduler: &spec::Scheduler) -> Result<Scheduling> {
@@ -339,6 +344,7 @@ impl Plan {
         };
         let mut process_plan = ProcessPlan::new(process, input.seccomp, input.terminal)?;
         process_plan.preserved_fds = input.preserved_fds;
+        process_plan.keyring = if input.new_keyring { CString::new(format!("_ses.{}", input.id)).ok() } else { None };
         process_plan.personality = linux.personality.as_ref().map(personality).transpose()?;
         process_plan.resolve_user(rootfs.as_fd())?;
         let cgroup_v1 = match layout()? {
@@ -349,11 +355,13 @@ impl Plan {
             "" => None,
             name => Some(mounts::propagation(name).ok_or_else(|| Error::Invalid(format!("unknown propagation {name:?}")))?),
         };
+        let mount_label = selinux::require(&linux.mount_label)?;
         let host = mounts::Host {
             bundle: input.bundle,
             cgroup_v1,
             keep_propagation: root_propagation.is_some_and(|(kind, _)| kind != MS_PRIVATE),
             user_namespace: None,
+            label: mount_label.as_deref(),
         };
         let hooks = spec.hooks.clone().unwrap_or_default();
         let host_dev = spec.mounts.iter().any(|mount| {
@@ -373,6 +381,7 @@ impl Plan {
             root_readonly: spec.root.as_ref().is_some_and(|root| root.readonly),
             root_propagation,
             mounts: spec.mounts.iter().map(|mount| mounts::plan(mount, &host)).collect::<Result<Vec<_>>>()?,
+            mount_label,
             devices: if host_dev { None } else { Some(devices(linux, namespaces.user)?) },
             null: mounts::null_device().map_err(Error::path("clone", "/dev/null"))?,
             masked_paths: linux.masked_paths.iter().map(PathBuf::from).collect(),
@@ -380,7 +389,6 @@ impl Plan {
             sysctls: linux.sysctl.iter().map(|(name, value)| sysctl(spec, name, value)).collect::<Result<Vec<_>>>()?,
             hostname: Some(spec.hostname.clone()).filter(|name| !name.is_empty()),
             domainname: Some(spec.domainname.clone()).filter(|name| !name.is_empty()),
-            keyring: if input.new_keyring { CString::new(format!("_ses.{}", input.id)).ok() } else { None },
             runtime_hooks: !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty(),
             create_container_hooks: hooks.create_container,
             start_container_hooks: hooks.start_container,

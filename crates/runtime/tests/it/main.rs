@@ -36,7 +36,7 @@ const TESTS: &[Test] = tests! {
     limits::{ memory, processes_and_cpu, devices, freeze_and_kill, hugepages, missing_controller }
     security::{ program_is_sealed, image_links_stay_inside, working_directory, masked_paths, console_of_a_lying_image, null_of_a_lying_image,
                 capabilities, system_calls, passwd_traps, shared_volume_race, sysctls_reach_only_their_files, no_descriptors }
-    oci::{ life_of_a_container, exec_and_failures, state_is_refused_when_unknown }
+    oci::{ life_of_a_container, exec_and_failures, state_is_refused_when_unknown, selinux_labels }
 };
 
 fn main() {

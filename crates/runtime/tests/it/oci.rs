@@ -1,6 +1,7 @@
 //! `naru oci` as an engine uses it.
 
 use crate::rig::{cgroup_parent, directory, rootfs};
+use naru_runtime::selinux;
 use naru_types::ContainerId;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -120,4 +121,47 @@ pub fn state_is_refused_when_unknown() {
         assert!(!bundle.run(&["state", bad]).status.success());
     }
     assert!(!bundle.run(&["--systemd-cgroup", "state", "x"]).status.success());
+}
+
+pub fn selinux_labels() {
+    let (process, files) = ("system_u:system_r:container_t:s0:c3,c4", "system_u:object_r:container_file_t:s0:c3,c4");
+    let labelled = |process: &str, files: &str| {
+        Bundle::new(&["sleep", "1000"], |spec| {
+            process.clone_into(&mut spec.process.as_mut().unwrap().selinux_label);
+            files.clone_into(&mut spec.linux_mut().mount_label);
+        })
+    };
+    if !selinux::enabled() {
+        for (process, files) in [(process, ""), ("", files)] {
+            let bundle = labelled(process, files);
+            assert!(!bundle.run(&["run", "-b", bundle.path.to_str().unwrap(), &bundle.id]).status.success());
+            let log = std::fs::read_to_string(bundle.path.join("log")).unwrap();
+            assert!(log.contains("cannot apply the SELinux label") && log.contains("has no SELinux"), "{log}");
+        }
+        return;
+    }
+    let bundle = labelled(process, files);
+    let config = std::fs::read_to_string(bundle.path.join("config.json")).unwrap();
+    let root = serde_json::from_str::<naru_runtime::spec::Spec>(&config).unwrap().root.unwrap().path;
+    selinux::relabel(root.as_ref(), files).unwrap();
+    let pid_file = bundle.path.join("pid");
+    let (path, pid_path) = (bundle.path.to_str().unwrap(), pid_file.to_str().unwrap());
+    let mut started = bundle.command(&["run", "-d", "-b", path, "--pid-file", pid_path, &bundle.id]);
+    let started = started.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(started.success(), "{}", std::fs::read_to_string(bundle.path.join("log")).unwrap_or_default());
+    let exec = |args: &[&str]| bundle.ok(&[&["exec"], args, &[&*bundle.id, "cat", "/proc/self/attr/current"]].concat());
+    let plain = |label: &str| label.trim_end_matches(['\0', '\n']).to_owned();
+    assert_eq!(plain(&exec(&[])), process);
+    assert_eq!(plain(&exec(&["--process-label", "system_u:system_r:spc_t:s0"])), "system_u:system_r:spc_t:s0");
+    assert_eq!(
+        plain(&std::fs::read_to_string(format!("/proc/{}/attr/current", std::fs::read_to_string(pid_file).unwrap())).unwrap()),
+        process
+    );
+    for mount in ["dev", "dev/shm", "dev/mqueue"] {
+        let path = format!("/proc/{}/root/{mount}", std::fs::read_to_string(bundle.path.join("pid")).unwrap());
+        let mut value = [0; 256];
+        let length = rustix::fs::getxattr(&path, "security.selinux", &mut value[..]).unwrap();
+        assert_eq!(plain(std::str::from_utf8(&value[..length]).unwrap()), files, "{mount}");
+    }
+    bundle.ok(&["delete", "--force", &bundle.id]);
 }
