@@ -27,16 +27,16 @@ const OPTIONS_MAX: usize = 4095;
 /// Whatever the host's defaults are: a layer must mean the same when it is read without overlayfs.
 const OFF: [&str; 3] = ["index", "metacopy", "redirect_dir"];
 
-/// Mounts layers, given lowest first, below `upper`.
-pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+/// Mounts layers, given lowest first, below `upper`; all files of it have the SELinux label, if there is one.
+pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: Option<&str>) -> Result<OwnedFd> {
     if takes_any_option()? {
-        return mount_in_thread(lowest_first, upper, work);
+        return mount_in_thread(lowest_first, upper, work, label);
     }
     let context = open_context()?;
     for layer in lowest_first.iter().rev() {
         match set_directory(context.as_fd(), "lowerdir+", layer) {
             Ok(()) => {}
-            Err(Errno::INVAL) => return mount_in_thread(lowest_first, upper, work),
+            Err(Errno::INVAL) => return mount_in_thread(lowest_first, upper, work, label),
             Err(errno) => return Err(errno).at("mount layer", layer.display()),
         }
     }
@@ -44,6 +44,9 @@ pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Resu
     set_directory(context.as_fd(), "workdir", work).at("mount", work.display())?;
     for option in OFF {
         fsconfig_set_string(context.as_fd(), option, "off").at("mount an overlay with", option)?;
+    }
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label).at("mount an overlay with the label", label)?;
     }
     fsconfig_create(context.as_fd()).at("mount the overlay of", upper.display())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at("mount the overlay of", upper.display())
@@ -81,7 +84,7 @@ fn fd_path(directory: BorrowedFd<'_>) -> String {
 }
 
 /// The way of kernels before 6.8.
-fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: Option<&str>) -> Result<OwnedFd> {
     // Hidden by the mount in that namespace only.
     let place = upper.parent().unwrap_or(upper);
     let mounting = || -> Result<OwnedFd> {
@@ -95,14 +98,16 @@ fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Resul
         let (upper_fd, work_fd) = (open(upper)?, open(work)?);
         let list = lower.iter().map(|directory| fd_path(directory.as_fd())).collect::<Vec<_>>().join(":");
         let off = OFF.map(|option| format!(",{option}=off")).concat();
-        let options = format!("lowerdir={list},upperdir={},workdir={}{off}", fd_path(upper_fd.as_fd()), fd_path(work_fd.as_fd()));
+        // Quoted, for it has a comma between categories.
+        let context = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+        let options = format!("lowerdir={list},upperdir={},workdir={}{off}{context}", fd_path(upper_fd.as_fd()), fd_path(work_fd.as_fd()));
         if options.len() > OPTIONS_MAX {
             return Err(Error::TooLarge {
                 what: format!("image with {} layers", lowest_first.len() - 1),
                 limit: "200 layers on Linux before 6.8".into(),
             });
         }
-        let options = CString::new(options).expect("the options are made of digits and words");
+        let options = CString::new(options).expect("digits, words and a label have no NUL");
         rustix::mount::mount("overlay", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
             .at("mount the overlay of", upper.display())?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -118,7 +123,7 @@ fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path) -> Resul
 mod tests {
     use super::*;
 
-    type Mount = fn(&[PathBuf], &Path, &Path) -> Result<OwnedFd>;
+    type Mount = fn(&[PathBuf], &Path, &Path, Option<&str>) -> Result<OwnedFd>;
 
     #[test]
     fn both_ways_give_the_same_and_leave_no_trace() {
@@ -135,7 +140,7 @@ mod tests {
                 std::fs::write(layer.join(format!("f{n}")), "").unwrap();
             }
             let (upper, work) = (make("upper".into()), make("work".into()));
-            let mounted = mount(&lower, &upper, &work).expect(what);
+            let mounted = mount(&lower, &upper, &work, None).expect(what);
             let root = PathBuf::from(fd_path(mounted.as_fd()));
             assert_eq!(std::fs::read_to_string(root.join("same")).unwrap(), "99", "{what}");
             assert!(root.join("f0").exists() && root.join("f99").exists(), "{what}");
@@ -154,7 +159,7 @@ mod tests {
             std::fs::create_dir_all(long.join(name)).unwrap();
         }
         std::fs::write(long.join("lower/f"), "x").unwrap();
-        let mounted = mount(&[long.join("lower")], &long.join("upper"), &long.join("work")).unwrap();
+        let mounted = mount(&[long.join("lower")], &long.join("upper"), &long.join("work"), None).unwrap();
         assert_eq!(std::fs::read_to_string(PathBuf::from(fd_path(mounted.as_fd())).join("f")).unwrap(), "x");
     }
 }

@@ -130,13 +130,19 @@ impl Store {
     ///
     /// Two mounts of one container at a time are to be avoided: overlayfs does not define what happens.
     pub fn mount(&self, id: &ContainerId) -> Result<OwnedFd> {
+        self.mount_labelled(id, None)
+    }
+
+    /// The same, where all files have one SELinux label. Drivers without a mount of their own leave labels to the caller,
+    /// see [`Driver::labels_mounts`].
+    pub fn mount_labelled(&self, id: &ContainerId, label: Option<&str>) -> Result<OwnedFd> {
         let path = self.snapshot(id)?;
         match self.driver {
             Driver::Vfs | Driver::Btrfs => {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
             }
-            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work")),
+            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), label),
         }
     }
 

@@ -42,6 +42,11 @@ impl Driver {
             Driver::Btrfs => "btrfs",
         }
     }
+
+    /// Whether a container's file system is a mount of its own, which can have a label; else its files have them.
+    pub fn labels_mounts(self) -> bool {
+        self == Driver::Overlay
+    }
 }
 
 /// Settings of a store.
