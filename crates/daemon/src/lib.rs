@@ -113,7 +113,12 @@ pub enum DaemonError {
     },
 }
 
-async fn run(config: Config) -> Result<(), DaemonError> {
+async fn run(mut config: Config) -> Result<(), DaemonError> {
+    if config.selinux && !naru_runtime::selinux::enabled() {
+        // Docker's way: one configuration for hosts with and without it.
+        tracing::warn!("--selinux-enabled: the kernel has no SELinux, or no policy for it; containers get no labels");
+        config.selinux = false;
+    }
     let _pid_file = listen::PidFile::claim(&config.pid_file)?;
     // Sockets first: clients that come while the engine opens wait in the queue instead of being refused.
     let listeners = listen::bind(&config)?;

@@ -11,13 +11,14 @@ use crate::error::{EngineError, Result};
 use crate::network::{Joined, Place};
 use crate::oci::{self, Facts};
 use crate::rootfs;
-use crate::spec::{ContainerSpec, DeviceSpec, IpcMode, LogSpec, MountSource, NamespaceMode, NetworkMode};
+use crate::spec::{ContainerSpec, DeviceSpec, IpcMode, LogSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Relabel};
 use crate::volumes::remove_tree;
 use crate::{RuntimeConfig, monitor};
 use jiff::Timestamp;
 use naru_runtime::FailureReason;
 use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{Event, LogFile};
+use naru_runtime::selinux;
 use naru_runtime::spawner::{AttachStream, NetworkNamespace, Rootfs, RuntimeKind, StartRequest};
 use naru_runtime::spec::Device;
 use naru_types::ContainerId;
@@ -144,11 +145,12 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         }
     }
     let mut undo = Undo { engine, id, place: Place::default(), mounts: vec![], armed: true };
-    let root = engine.store.mount(id)?;
+    let (_, label) = spec.security.labels();
+    let root = engine.store.mount_labelled(id, label)?;
     let hostname = hostname(view);
     let mut join = namespaces_to_join(engine, spec)?;
     if spec.namespaces.ipc == IpcMode::Shareable {
-        let shared = shared_memory(&directory, spec.shm_size)?;
+        let shared = shared_memory(&directory, spec.shm_size, label)?;
         undo.mounts.push(shared.clone());
         join.insert("shm", shared);
     }
@@ -169,6 +171,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         }
     }
     let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
+    label_files(spec, &engine_files)?;
     let runtime = engine.config.runtime(&spec.runtime)?;
     let cgroup_parent = spec.cgroup_parent.clone().unwrap_or_else(|| engine.config.cgroup_parent.clone());
     let facts = Facts {
@@ -259,6 +262,29 @@ fn namespaces_to_join(engine: &Inner, spec: &ContainerSpec) -> Result<BTreeMap<&
     Ok(join)
 }
 
+/// A container's label for what it has for itself, or with all others.
+fn label_for(relabel: Relabel, label: &str) -> Result<String> {
+    match relabel {
+        Relabel::Private => Ok(label.to_owned()),
+        Relabel::Shared => Ok(label.parse::<selinux::Context>()?.shared().to_string()),
+    }
+}
+
+/// Labels the engine's files for a container; those of a network that several are on, for all.
+fn label_files(spec: &ContainerSpec, files: &[(PathBuf, &'static str)]) -> Result<()> {
+    let (_, Some(label)) = spec.security.labels() else { return Ok(()) };
+    let shared = matches!(spec.network.mode, NetworkMode::Container(_));
+    let label = label_for(if shared { Relabel::Shared } else { Relabel::Private }, label)?;
+    files.iter().try_for_each(|(path, _)| Ok(selinux::relabel(path, &label)?))
+}
+
+/// Labels the source of a mount where that was asked for and containers have labels.
+fn relabel(spec: &ContainerSpec, mount: &MountSpec, source: &Path) -> Result<()> {
+    let (Some(relabel), (_, Some(label))) = (mount.relabel, spec.security.labels()) else { return Ok(()) };
+    selinux::relabel(source, &label_for(relabel, label)?)
+        .map_err(|error| EngineError::invalid(format!("error setting label on mount source '{}': {error}", source.display())))
+}
+
 /// Host paths behind the mounts; makes missing directories where asked, fills new volumes from the image.
 pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: BorrowedFd<'_>, fill: bool) -> Result<Vec<Option<PathBuf>>> {
     spec.mounts
@@ -279,6 +305,7 @@ pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: Borrowed
                     })?;
                 }
                 crate::propagation::check(path, propagation)?;
+                relabel(spec, mount, path)?;
                 Ok(Some(path.clone()))
             }
             MountSource::Volume { name, copy, subpath, .. } => {
@@ -289,6 +316,7 @@ pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: Borrowed
                     let target = rootfs::open_root(&data)?;
                     naru_store::archive::copy_up(root, &mount.target, target.as_fd())?;
                 }
+                relabel(spec, mount, &data)?;
                 match subpath.as_deref().filter(|path| !path.is_empty()) {
                     None => Ok(Some(data)),
                     Some(subpath) => {
@@ -394,11 +422,14 @@ fn mount_root(root: OwnedFd, bundle: &Path) -> Result<PathBuf> {
 const SHARED_MEMORY: &str = "shm";
 
 /// Mounts memory on the host that the container and those that join its IPC namespace bind as /dev/shm.
-fn shared_memory(directory: &Path, size: u64) -> Result<PathBuf> {
+fn shared_memory(directory: &Path, size: u64, label: Option<&str>) -> Result<PathBuf> {
     use rustix::mount::{MountFlags, mount};
     let path = directory.join(SHARED_MEMORY);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(EngineError::io("make", &path))?;
-    let options = std::ffi::CString::new(format!("mode=1777,size={size}")).map_err(|error| EngineError::invalid(error.to_string()))?;
+    // Quoted, for it has a comma between categories.
+    let context = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+    let options =
+        std::ffi::CString::new(format!("mode=1777,size={size}{context}")).map_err(|error| EngineError::invalid(error.to_string()))?;
     mount("shm", &path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, options.as_c_str())
         .map_err(|errno| EngineError::io("mount shared memory at", &path)(errno.into()))?;
     Ok(path)

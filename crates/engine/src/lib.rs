@@ -16,6 +16,7 @@ pub mod files;
 pub mod health;
 pub mod images;
 mod journal;
+mod labels;
 mod launch;
 pub mod logs;
 mod migrate;
@@ -80,6 +81,8 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     /// Other runtimes by name.
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// New containers get SELinux labels.
+    pub selinux: bool,
     /// The default bridge and what goes for all networks.
     pub network: NetworkConfig,
     /// Mirrors, proxies, limits of the way to registries.
@@ -111,6 +114,7 @@ pub struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) volume_mounts: volume_mounts::VolumeMounts,
     pub(crate) execs: Execs,
+    levels: labels::Levels,
     registry: RwLock<Registry>,
 }
 
@@ -152,6 +156,9 @@ impl Engine {
         }
         let (db, loaded) = Db::open(&config.data_root.join("naru.db"))?;
         let store = Arc::new(Store::open(&StoreConfig { root: config.data_root.clone(), driver: config.driver, limits: config.limits })?);
+        if config.selinux {
+            labels::label_store(&config)?;
+        }
         let volumes = Volumes::open(config.data_root.join("volumes"), loaded.volumes)?;
         let registries = naru_registry::Client::new(config.registry.clone())?;
         let spawner = Spawner::launch()?;
@@ -169,6 +176,7 @@ impl Engine {
             volumes,
             volume_mounts: volume_mounts::VolumeMounts::default(),
             execs: Execs::default(),
+            levels: labels::Levels::default(),
             registry: RwLock::default(),
         });
         recover::recover(&inner, loaded.containers).await?;
@@ -456,6 +464,7 @@ impl Inner {
     }
 
     async fn create_named(self: &Arc<Self>, id: &ContainerId, name: &str, mut spec: ContainerSpec) -> Result<Created> {
+        let _level = self.label(&mut spec)?;
         self.inherit_volumes(&mut spec)?;
         for mount in &mut spec.mounts {
             if let MountSource::Volume { name, anonymous, labels, options, .. } = &mut mount.source {
@@ -498,6 +507,12 @@ impl Inner {
         self.store.prepare(&view.id, view.spec.image.as_ref())?;
         let log = self.log_directory(&view.id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&log).map_err(EngineError::io("make", &log))?;
+        let (_, label) = view.spec.security.labels();
+        if let Some(label) = label.filter(|_| !self.config.driver.labels_mounts()) {
+            let root = self.store.mount(&view.id)?;
+            naru_runtime::selinux::label_tree(std::os::fd::AsFd::as_fd(&root), label)
+                .map_err(|errno| EngineError::io("label the files of container", view.id.as_str())(errno.into()))?;
+        }
         if view.spec.mounts.iter().any(|mount| matches!(mount.source, MountSource::Volume { .. })) {
             let root = self.store.mount(&view.id)?;
             launch::mount_sources(self, &view.spec, std::os::fd::AsFd::as_fd(&root), true)?;
@@ -515,6 +530,8 @@ impl Inner {
                 if inherits && !spec.mounts.iter().any(|own| own.target == mount.target) {
                     let mut mount = mount.clone();
                     mount.read_only |= read_only;
+                    // They are labelled for the one that has them from its user.
+                    mount.relabel = None;
                     if let MountSource::Volume { anonymous, .. } = &mut mount.source {
                         // Removed with the container it was made for, not with its guests.
                         *anonymous = false;

@@ -96,6 +96,7 @@ pub fn process(spec: &ContainerSpec, identity: &ResolvedUser, privileged: bool) 
             .collect(),
         no_new_privileges: spec.security.no_new_privileges,
         apparmor_profile: spec.security.apparmor_profile().to_owned(),
+        selinux_label: spec.security.labels().0.unwrap_or_default().to_owned(),
         oom_score_adj: spec.oom_score_adj,
         ..Process::default()
     }
@@ -276,6 +277,7 @@ pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spe
             seccomp: filter,
             masked_paths: paths(&security.masked_paths, &masked),
             readonly_paths: paths(&security.readonly_paths, &readonly),
+            mount_label: security.labels().1.unwrap_or_default().to_owned(),
             ..Linux::default()
         }),
     })

@@ -125,6 +125,12 @@ pub struct SecuritySpec {
     pub apparmor: Option<String>,
     /// SELinux label options (`user:…`, `disable`).
     pub label: Vec<String>,
+    /// SELinux label of its processes, which the engine chooses by the options; empty without one.
+    #[serde(default)]
+    pub process_label: String,
+    /// SELinux label of its files.
+    #[serde(default)]
+    pub mount_label: String,
     /// setuid programs gain nothing.
     pub no_new_privileges: bool,
     /// Paths hidden; Docker's list when absent.
@@ -146,6 +152,22 @@ impl SecuritySpec {
             _ => DEFAULT_PROFILE,
         }
     }
+
+    /// The SELinux labels of its processes and of its files, as far as it has them. On a host that has lost SELinux nothing
+    /// can be labelled, and nothing has to be.
+    pub fn labels(&self) -> (Option<&str>, Option<&str>) {
+        let usable = |label: &str| !label.is_empty() && naru_runtime::selinux::enabled();
+        (Some(&*self.process_label).filter(|label| usable(label)), Some(&*self.mount_label).filter(|label| usable(label)))
+    }
+}
+
+/// Who may use what is mounted, where SELinux keeps containers apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Relabel {
+    /// All containers (`z`).
+    Shared,
+    /// This one only (`Z`).
+    Private,
 }
 
 /// Where a namespace comes from.
@@ -234,6 +256,9 @@ pub struct MountSpec {
     pub source: MountSource,
     /// Cannot be written.
     pub read_only: bool,
+    /// For whom the source is labelled at each start.
+    #[serde(default)]
+    pub relabel: Option<Relabel>,
 }
 
 /// A device of the host.

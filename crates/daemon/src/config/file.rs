@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Keys of daemon.json that are built.
-const KEYS: [&str; 41] = [
+const KEYS: [&str; 42] = [
     "bip",
     "bridge",
     "cgroup-parent",
@@ -46,6 +46,7 @@ const KEYS: [&str; 41] = [
     "proxies",
     "registry-mirrors",
     "runtimes",
+    "selinux-enabled",
     "shutdown-timeout",
     "storage-driver",
     "userland-proxy",
@@ -129,6 +130,7 @@ pub fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -
         ("ipv6", flags.network.ipv6.is_some()),
         ("userland-proxy", flags.network.userland_proxy.is_some()),
         ("live-restore", flags.live_restore.is_some()),
+        ("selinux-enabled", flags.selinux_enabled.is_some()),
     ] {
         let Some(value) = take(key, given) else { continue };
         let value = value.as_bool().ok_or_else(|| wrong(key, "true or false"))?;
@@ -139,6 +141,7 @@ pub fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -
             "ip-masq" => flags.network.ip_masq = Some(value),
             "ipv6" => flags.network.ipv6 = Some(value),
             "userland-proxy" => flags.network.userland_proxy = Some(value),
+            "selinux-enabled" => flags.selinux_enabled = Some(value),
             _ => flags.live_restore = Some(value),
         }
     }

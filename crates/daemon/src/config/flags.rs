@@ -74,6 +74,9 @@ pub struct Flags {
     pub network: NetworkFlags,
     #[command(flatten)]
     pub registry: RegistryFlags,
+    /// SELinux labels for containers, where the kernel has SELinux
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub selinux_enabled: Option<bool>,
     /// Check the configuration and leave
     #[arg(long)]
     pub validate: bool,

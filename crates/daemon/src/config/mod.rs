@@ -67,6 +67,8 @@ pub struct Config {
     pub shutdown_timeout: Option<Duration>,
     /// A reaper as first process of every container.
     pub init: bool,
+    /// Containers get SELinux labels; the kernel has SELinux then.
+    pub selinux: bool,
     /// The default bridge and what goes for all networks.
     pub network: NetworkConfig,
     /// Mirrors, proxies, limits.
@@ -229,6 +231,7 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         limits: limits(flags.max_layer_size.as_deref())?,
         shutdown_timeout: shutdown_timeout(flags.shutdown_timeout)?,
         init: flags.init,
+        selinux: flags.selinux_enabled.unwrap_or(false),
         network,
         registry,
     })
@@ -286,6 +289,7 @@ impl Config {
             limits: self.limits,
             cgroup_parent: self.cgroup_parent.clone(),
             runtimes: self.runtimes.clone(),
+            selinux: self.selinux,
             network: self.network.clone(),
             registry: self.registry.clone(),
         }
@@ -369,9 +373,9 @@ mod tests {
                 Loaded::Answer(text) => panic!("{text}"),
             })
         };
-        let text = r#"{"data-root":"/x","hosts":["unix:///y"],"log-opts":{"max-file":"2"},"runtimes":{"r":{"path":"/r","runtimeArgs":["--a"]}},"debug":true,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}}}"#;
+        let text = r#"{"data-root":"/x","selinux-enabled":true,"hosts":["unix:///y"],"log-opts":{"max-file":"2"},"runtimes":{"r":{"path":"/r","runtimeArgs":["--a"]}},"debug":true,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}}}"#;
         let config = read(text, &[]).unwrap();
-        assert_eq!((config.data_root.as_path(), config.debug), (Path::new("/x"), true));
+        assert_eq!((config.data_root.as_path(), config.debug, config.selinux), (Path::new("/x"), true, true));
         assert!(read("{}", &["--exec-root", "run"]).unwrap().exec_root.is_absolute());
         assert_eq!(config.runtimes["r"].args, ["--a"]);
         assert_eq!(config.default_ulimits["nofile"], (1, 2));

@@ -9,7 +9,7 @@ use crate::App;
 use naru_api::models;
 use naru_engine::container::View;
 use naru_engine::phase::Phase;
-use naru_engine::spec::{LogSpec, MountSource};
+use naru_engine::spec::{LogSpec, MountSource, Relabel};
 
 /// `GET /containers/{id}/json`.
 pub async fn container(call: &Call, id: &str) -> Result<Response> {
@@ -53,6 +53,8 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
         restart_count: i64::from(view.state.restart_count),
         driver: app.engine.store().driver().name().to_owned(),
         platform: "linux".into(),
+        process_label: spec.security.process_label.clone(),
+        mount_label: spec.security.mount_label.clone(),
         app_armor_profile: spec.security.apparmor_profile().to_owned(),
         exec_ids: Some(execs).filter(|list| !list.is_empty()),
         host_config: host,
@@ -124,12 +126,17 @@ fn state(view: &View) -> models::ContainerState {
 pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
     let one = |mount: &naru_engine::spec::MountSpec| {
         let base = models::MountPoint { destination: mount.target.clone(), rw: !mount.read_only, ..models::MountPoint::default() };
+        let label = match mount.relabel {
+            None => "",
+            Some(Relabel::Shared) => "z",
+            Some(Relabel::Private) => "Z",
+        };
         let mode = if mount.read_only { "ro" } else { "" };
         match &mount.source {
             MountSource::Bind { path, propagation, .. } => models::MountPoint {
                 r#type: "bind".into(),
                 source: path.to_string_lossy().into_owned(),
-                mode: mode.into(),
+                mode: [mode, label].iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(","),
                 propagation: if propagation.is_empty() { "rprivate".into() } else { propagation.clone() },
                 ..base
             },
@@ -138,7 +145,11 @@ pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
                 name: name.clone(),
                 source: app.engine.volumes().mountpoint(name).to_string_lossy().into_owned(),
                 driver: "local".into(),
-                mode: if mount.read_only { "ro".into() } else { "z".into() },
+                mode: match mount.relabel {
+                    _ if mount.read_only => mode.into(),
+                    Some(Relabel::Private) => label.into(),
+                    Some(Relabel::Shared) | None => "z".into(),
+                },
                 ..base
             },
             MountSource::Tmpfs { .. } => models::MountPoint { r#type: "tmpfs".into(), mode: mode.into(), ..base },

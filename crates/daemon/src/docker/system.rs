@@ -162,16 +162,17 @@ pub async fn info(call: &Call) -> Result<Response> {
         // Containers never depend on the daemon's life.
         live_restore_enabled: true,
         init_binary: "naru".into(),
-        security_options: security_options(),
+        security_options: security_options(app),
         warnings: Some(warnings(app)).filter(|list| !list.is_empty()),
         ..models::SystemInfo::default()
     }))
 }
 
 /// What confines containers.
-fn security_options() -> Vec<String> {
+fn security_options(app: &App) -> Vec<String> {
     let apparmor = naru_runtime::apparmor::enabled().then(|| "name=apparmor".to_owned());
-    apparmor.into_iter().chain(["name=seccomp,profile=builtin".to_owned()]).collect()
+    let selinux = app.config.selinux.then(|| "name=selinux".to_owned());
+    apparmor.into_iter().chain(["name=seccomp,profile=builtin".to_owned()]).chain(selinux).collect()
 }
 
 /// What the host does to containers that its operator should know.

@@ -41,6 +41,12 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     check_exposed(&config, &host)?;
     merge_image(&mut config, &image);
     fill_defaults(app, &mut host);
+    let labels = host::label_options(app, &host)?;
+    if !labels.is_empty() {
+        host.security_opt.get_or_insert_default().extend(labels);
+    }
+    let security = host::security(&host)?;
+    warnings.extend(host::label_warning(app, &security));
     let mut network = network::spec(app.engine.networks(), &config, &host, &networking)?;
     settle_network_mode(app, &mut network.mode, &mut host);
     warnings.extend(network::warnings(&network.mode, &config, &host, &networking));
@@ -64,7 +70,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
         image: Some(image.id.clone()),
         hostname: Some(config.hostname.clone()).filter(|name| !name.is_empty()),
         domainname: config.domainname.clone(),
-        security: host::security(&host)?,
+        security,
         namespaces: NamespaceSpec {
             pid: host::namespace(&host.pid_mode, "PID", true)?,
             cgroup: host::namespace(&host.cgroupns_mode, "cgroup namespace", false)?,

@@ -1,15 +1,16 @@
 //! Security, namespaces, logs, health, restart, ports: the smaller parts of a create request.
 
 use super::super::error::{ApiError, Result};
+use crate::App;
 use naru_api::models::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy as WireRestart};
 use naru_engine::spec::{
     HealthSpec, HealthTest, IpcMode, LogSpec, NamespaceMode, NetworkMode, PortSpec, Protocol, RestartMode, RestartPolicy, SeccompChoice,
     SecuritySpec,
 };
+use naru_runtime::selinux::Context;
 use naru_types::ByteSize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 /// Rotation that is on by default: 5 files of 20 MiB.
@@ -73,6 +74,8 @@ pub fn security(host: &HostConfig) -> Result<SecuritySpec> {
         seccomp: SeccompChoice::Default,
         apparmor: None,
         label: vec![],
+        process_label: String::new(),
+        mount_label: String::new(),
         no_new_privileges: false,
         masked_paths: host.masked_paths.clone(),
         readonly_paths: host.readonly_paths.clone(),
@@ -98,15 +101,7 @@ pub fn security(host: &HostConfig) -> Result<SecuritySpec> {
                 security.seccomp = SeccompChoice::Profile(profile.to_owned());
             }
             Some(("apparmor", profile)) => security.apparmor = Some(profile.to_owned()),
-            Some(("label", value)) => {
-                // Without SELinux there is nothing to label, as Docker sees it; with it a label must not be lost silently.
-                if value != "disable" && Path::new("/sys/fs/selinux/enforce").exists() {
-                    return Err(bad(format!(
-                        "--security-opt {option:?}: SELinux labels are not built into this version; label=disable is"
-                    )));
-                }
-                security.label.push(value.to_owned());
-            }
+            Some(("label", value)) => security.label.push(value.to_owned()),
             Some(("systempaths", "unconfined")) => {
                 security.masked_paths = Some(vec![]);
                 security.readonly_paths = Some(vec![]);
@@ -115,6 +110,35 @@ pub fn security(host: &HostConfig) -> Result<SecuritySpec> {
         }
     }
     Ok(security)
+}
+
+/// The SELinux options that Docker adds where the user gives none: a container that sees all processes or memory of the
+/// host cannot be kept from them, and one that joins another's has its label.
+pub fn label_options(app: &App, host: &HostConfig) -> Result<Vec<String>> {
+    if host.security_opt.iter().flatten().any(|option| option.starts_with("label=")) {
+        return Ok(vec![]);
+    }
+    if host.privileged || host.pid_mode == "host" || host.ipc_mode == "host" {
+        return Ok(vec!["label=disable".into()]);
+    }
+    let of = |mode: &str| -> Option<Vec<String>> {
+        // One that is missing is told of by the start.
+        let other = app.engine.find(mode.strip_prefix("container:")?).ok()?.view();
+        let label: Context = other.spec.security.process_label.parse().ok()?;
+        let parts = [("user", label.user), ("role", label.role), ("type", label.kind), ("level", label.level)];
+        Some(parts.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| format!("label={key}:{value}")).collect())
+    };
+    match (of(&host.pid_mode), of(&host.ipc_mode)) {
+        (Some(pid), Some(ipc)) if pid != ipc => Err(bad("--ipc and --pid containers SELinux labels aren't the same")),
+        (pid, ipc) => Ok(pid.or(ipc).unwrap_or_default()),
+    }
+}
+
+/// Told where labels are asked for and the daemon gives none (as Docker's, which does not tell).
+pub fn label_warning(app: &App, security: &SecuritySpec) -> Option<String> {
+    let asked = security.label.iter().any(|option| option != "disable");
+    (asked && !app.config.selinux && naru_runtime::selinux::enabled())
+        .then(|| "SELinux labels are discarded: the daemon runs without --selinux-enabled.".to_owned())
 }
 
 fn container_reference(mode: &str) -> Option<Result<String>> {

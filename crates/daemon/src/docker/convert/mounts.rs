@@ -2,7 +2,7 @@
 
 use super::super::error::{ApiError, Result};
 use naru_api::models::{ContainerConfig, HostConfig, Mount};
-use naru_engine::spec::{MountSource, MountSpec};
+use naru_engine::spec::{MountSource, MountSpec, Relabel};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -24,13 +24,13 @@ pub fn mounts(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<MountSp
         let options: Vec<String> = options.split(',').filter(|option| !option.is_empty()).map(str::to_owned).collect();
         check_tmpfs_options(&options)?;
         let read_only = options.iter().any(|option| option == "ro");
-        add(&mut list, MountSpec { target: clean_target(target)?, source: MountSource::Tmpfs { options }, read_only })?;
+        add(&mut list, MountSpec { target: clean_target(target)?, source: MountSource::Tmpfs { options }, read_only, relabel: None })?;
     }
     for target in config.volumes.iter().flatten().map(|(target, _)| target) {
         // `src:dst` in Volumes is an old way of binds that Docker refuses too.
         let target = clean_target(target)?;
         if !list.iter().any(|mount| mount.target == target) {
-            list.push(MountSpec { target, source: anonymous(true), read_only: false });
+            list.push(MountSpec { target, source: anonymous(true), read_only: false, relabel: Some(Relabel::Shared) });
         }
     }
     Ok(list)
@@ -98,6 +98,8 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
     }
     let target = clean_target(target)?;
     let (mut read_only, mut copy, mut propagation, mut access_seen) = (false, true, String::new(), false);
+    // Volumes are there for all containers.
+    let mut relabel = (!source.starts_with('/')).then_some(Relabel::Shared);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "rw" if !access_seen => {
@@ -105,8 +107,10 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
                 read_only = option == "ro";
             }
             "nocopy" if !source.starts_with('/') => copy = false,
-            // SELinux relabelling and caching hints: nothing to do where there is neither.
-            "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            "z" => relabel = Some(Relabel::Shared),
+            "Z" => relabel = Some(Relabel::Private),
+            // Hints for hosts that share files with a virtual machine.
+            "cached" | "delegated" | "consistent" => {}
             option if PROPAGATIONS.contains(&option) && propagation.is_empty() && source.starts_with('/') => {
                 propagation = option.to_owned()
             }
@@ -127,7 +131,7 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
             options: BTreeMap::new(),
         },
     };
-    Ok(MountSpec { target, source, read_only })
+    Ok(MountSpec { target, source, read_only, relabel })
 }
 
 fn volume_name(name: &str) -> Result<String> {
@@ -212,7 +216,8 @@ fn from_mount(mount: &Mount) -> Result<MountSpec> {
         "image" | "cluster" | "npipe" => return Err(bad("this type of mount is not built into this version; use bind, volume or tmpfs")),
         _ => return Err(ApiError::invalid(format!("mount type unknown: {:?}", mount.r#type))),
     };
-    Ok(MountSpec { target, source, read_only: mount.read_only })
+    let relabel = matches!(source, MountSource::Volume { .. }).then_some(Relabel::Shared);
+    Ok(MountSpec { target, source, read_only: mount.read_only, relabel })
 }
 
 fn check_tmpfs_options(options: &[String]) -> Result<()> {
@@ -266,6 +271,21 @@ mod tests {
         let bind = parse_bind("/a:/b:rslave").unwrap();
         assert!(matches!(bind.source, MountSource::Bind { ref propagation, create: true, .. } if propagation == "rslave"));
         assert!(matches!(parse_bind("/only").unwrap().source, MountSource::Volume { anonymous: true, .. }));
+    }
+
+    #[test]
+    fn for_whom_a_source_is_labelled() {
+        for (bind, relabel) in [
+            ("/a:/b", None),
+            ("/a:/b:ro", None),
+            ("/a:/b:z", Some(Relabel::Shared)),
+            ("/a:/b:ro,Z", Some(Relabel::Private)),
+            ("data:/b", Some(Relabel::Shared)),
+            ("data:/b:Z", Some(Relabel::Private)),
+            ("/b", Some(Relabel::Shared)),
+        ] {
+            assert_eq!(parse_bind(bind).unwrap().relabel, relabel, "{bind}");
+        }
     }
 
     #[test]
