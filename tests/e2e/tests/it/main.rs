@@ -21,5 +21,6 @@ mod registries;
 mod runtimes;
 mod second_opinions;
 mod security;
+mod selinux;
 mod survival;
 mod wires;
