@@ -728,7 +728,6 @@ impl Actor {
         self.emit("destroy", &[]);
         self.view.removed = true;
         self.publish_view();
-        launch::sweep_later(&self.engine, &self.view.id);
         for waiter in self.stop_waiters.drain(..) {
             waiter.send(Ok(())).ok();
         }

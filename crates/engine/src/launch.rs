@@ -452,13 +452,17 @@ pub(crate) fn release_blocking(engine: &Inner, id: &ContainerId, run: &Run) {
     }
 }
 
-/// Deletes the file system and the anonymous volumes of a container that does not run.
+/// Deletes the files of a container that does not run.
 pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> Result<()> {
     let (owner, id) = (Arc::clone(engine), view.id.clone());
     engine.execs.forget(&view.id);
-    tokio::task::spawn_blocking(move || owner.store.remove_snapshot(&id))
-        .await
-        .map_err(|_| EngineError::Gone("the thread that deletes files"))??;
+    tokio::task::spawn_blocking(move || -> Result<()> {
+        owner.store.remove_snapshot(&id)?;
+        remove_tree(&owner.run_directory(&id))?;
+        remove_tree(&owner.log_directory(&id))
+    })
+    .await
+    .map_err(|_| EngineError::Gone("the thread that deletes files"))??;
     if volumes {
         for mount in &view.spec.mounts {
             if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
@@ -470,19 +474,6 @@ pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> R
         }
     }
     Ok(())
-}
-
-/// Deletes what is left of a container that is no more: its log and its run directory. Nobody waits for it, because a disk may
-/// take its time; what a killed daemon leaves belongs to no container, and is swept at the next start.
-pub(crate) fn sweep_later(engine: &Arc<Inner>, id: &ContainerId) {
-    let (engine, id) = (Arc::clone(engine), id.clone());
-    tokio::task::spawn_blocking(move || {
-        for directory in [engine.run_directory(&id), engine.log_directory(&id)] {
-            if let Err(error) = remove_tree(&directory) {
-                tracing::warn!(container = %id.short(), error = crate::chain(&error), "files of a deleted container stay");
-            }
-        }
-    });
 }
 
 /// What the monitor wrote at the end: code, OOM, time.

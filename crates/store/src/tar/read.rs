@@ -126,8 +126,12 @@ impl<R: Read> Reader<R> {
         let device = match (kind, dialect) {
             (Kind::Char | Kind::Block, Dialect::V7) => return Err(refuse("a device needs a ustar header")),
             (Kind::Char | Kind::Block, _) => {
-                let part = |offset, what: &str| u32::try_from(number(offset, 8, what)?).map_err(|_| refuse("malformed device number"));
-                (part(329, "device number")?, part(337, "device number")?)
+                // Linux has 12 and 20 bits; what is cut off from a larger number would make another device.
+                let part = |offset, bits: u32| {
+                    let number = u32::try_from(number(offset, 8, "device number")?).ok().filter(|number| number >> bits == 0);
+                    number.ok_or_else(|| refuse("malformed device number"))
+                };
+                (part(329, 12)?, part(337, 20)?)
             }
             _ => (0, 0),
         };

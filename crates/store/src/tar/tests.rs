@@ -227,6 +227,8 @@ fn refused() {
         ("checksum", broken.to_vec()),
         ("zero block, then an entry", [&[0; 512][..], &raw_header(b"f", b'0', 0, |_| {})].concat()),
         ("unknown type", raw_header(b"f", b'Z', 0, |_| {}).to_vec()),
+        ("a major number of 13 bits", raw_header(b"d", b'3', 0, |b| b[329..337].copy_from_slice(b"0020000\0")).to_vec()),
+        ("a minor number of 21 bits", raw_header(b"d", b'4', 0, |b| b[337..345].copy_from_slice(b"4000000\0")).to_vec()),
         ("negative size", raw_header(b"f", b'0', 0, |b| b[124..136].fill(0xff)).to_vec()),
         ("huge extended header", raw_header(b"f", b'x', 2 << 20, |_| {}).to_vec()),
         ("extended header at the end", [&raw_header(b"f", b'x', 11, |_| {})[..], &padded(b"11 path=ab\n")].concat()),
