@@ -153,6 +153,7 @@ fn a_container_that_swaps_links_gains_nothing() {
                 rustix::fs::renameat_with(rustix::fs::CWD, path.join("race"), rustix::fs::CWD, path.join("other"), flags).unwrap();
             }
         });
+        let _stop = AtEnd(|| stop.store(true, std::sync::atomic::Ordering::Relaxed));
         for _ in 0..3000 {
             let mut bytes = Vec::new();
             archive::pack(root.mount.as_fd(), "/race/f", &mut bytes).ok();
@@ -160,7 +161,6 @@ fn a_container_that_swaps_links_gains_nothing() {
             assert!(!bytes.windows(6).any(|w| w == b"secret"));
             archive::unpack(root.mount.as_fd(), "/race", &mut tar(&[file("w", "x"), dir("w2")]).as_slice(), UnpackOptions::default()).ok();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(std::fs::read_dir(secret.path()).unwrap().count(), 1);
 }

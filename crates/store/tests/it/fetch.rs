@@ -184,11 +184,12 @@ fn one_blob_is_fetched_once_for_all() {
 fn several_layers_at_once_beside_removals() {
     let fixture = Fixture::new();
     let layers: Vec<_> = (10..14).map(|seed| layer(seed, 200_000)).collect();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let working = AtomicUsize::new(3);
     std::thread::scope(|scope| {
         for worker in 0..3 {
-            let (fixture, layers, over) = (&fixture, &layers, &over);
+            let (fixture, layers, done) = (&fixture, &layers, AtEnd(|| working.fetch_sub(1, Ordering::Relaxed)));
             scope.spawn(move || {
+                let _done = done;
                 for round in 0..12 {
                     let ingest = fixture.ingest().unwrap();
                     let ingest = &ingest;
@@ -207,12 +208,10 @@ fn several_layers_at_once_beside_removals() {
                         fixture.remove(&name, RemoveOptions::default(), &|_| Vec::new()).unwrap();
                     }
                 }
-                over.store(worker == 0, Ordering::Relaxed);
             });
         }
-        let (fixture, over) = (&fixture, &over);
-        scope.spawn(move || {
-            while !over.load(Ordering::Relaxed) {
+        scope.spawn(|| {
+            while working.load(Ordering::Relaxed) > 0 {
                 fixture.prune(PruneOptions { dangling_only: true }, &|_| true, &|_| Vec::new()).unwrap();
                 for image in fixture.list() {
                     fixture.blob(&image.blobs[0].digest).ok();

@@ -31,6 +31,15 @@ pub fn reopen(config: &StoreConfig) -> Arc<Store> {
     }
 }
 
+/// Does something when it is dropped, which a panic does too: threads that wait for it end with a test that fails.
+pub struct AtEnd<R, F: FnMut() -> R>(pub F);
+
+impl<R, F: FnMut() -> R> Drop for AtEnd<R, F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// A file system of btrfs in a file; unmounted when dropped, and with its mount goes its loop device.
 pub struct Btrfs(pub PathBuf);
 
