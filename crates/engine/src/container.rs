@@ -728,6 +728,7 @@ impl Actor {
         self.emit("destroy", &[]);
         self.view.removed = true;
         self.publish_view();
+        launch::delete_rest(&self.engine, &self.view.id);
         for waiter in self.stop_waiters.drain(..) {
             waiter.send(Ok(())).ok();
         }

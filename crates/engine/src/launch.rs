@@ -19,8 +19,9 @@ use naru_runtime::FailureReason;
 use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{Event, LogFile};
 use naru_runtime::selinux;
-use naru_runtime::spawner::{AttachStream, NetworkNamespace, Rootfs, RuntimeKind, StartRequest};
+use naru_runtime::spawner::{AttachStream, NetworkNamespace, Preparation, Rootfs, RuntimeKind, StartRequest};
 use naru_runtime::spec::Device;
+use naru_store::MountOptions;
 use naru_types::ContainerId;
 use rustix::fs::{FileType, Mode, OFlags, major, minor};
 use serde::{Deserialize, Serialize};
@@ -130,12 +131,13 @@ async fn first_event(control: std::os::unix::net::UnixStream, directory: &Path) 
     }
 }
 
-/// Everything before the monitor is asked to start the process. Blocks.
-fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
-    let (id, spec) = (&view.id, &*view.spec);
+/// The run directory, empty of what an earlier run has left: it would be taken for news of this one.
+fn run_directory(engine: &Inner, id: &ContainerId) -> Result<PathBuf> {
     let directory = engine.run_directory(id);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(EngineError::io("make", &directory))?;
-    // What an earlier run has left would be taken for news of this one.
+    match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return made.map(|()| directory.clone()).map_err(EngineError::io("make", &directory)),
+    }
     for stale in ["exit.json", "monitor.sock", RUN_FILE] {
         match std::fs::remove_file(directory.join(stale)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -144,9 +146,25 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             _ => {}
         }
     }
+    Ok(directory)
+}
+
+/// Everything before the monitor is asked to start the process. Blocks.
+fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
+    let (id, spec) = (&view.id, &*view.spec);
+    let directory = run_directory(engine, id)?;
+    let runtime = engine.config.runtime(&spec.runtime)?;
+    let devices = devices(spec)?;
+    let cgroup = oci::cgroup(id, spec.cgroup_parent.as_ref().unwrap_or(&engine.config.cgroup_parent), spec, &devices);
+    // It makes the cgroup while the rest is made here.
+    let pending = engine.spawner.prepare(Preparation {
+        directory: directory.clone(),
+        log: log_file(engine, id, spec),
+        cgroup: runtime.is_none().then(|| cgroup.clone()),
+    })?;
     let mut undo = Undo { engine, id, place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();
-    let root = engine.store.mount_labelled(id, label)?;
+    let root = engine.store.mount_with(id, MountOptions { label, throwaway: spec.auto_remove })?;
     let hostname = hostname(view);
     let mut join = namespaces_to_join(engine, spec)?;
     if spec.namespaces.ipc == IpcMode::Shareable {
@@ -157,36 +175,21 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
     let sources = mount_sources(engine, spec, root.as_fd(), false)?;
     rootfs::make_dirs(root.as_fd(), &spec.process.cwd)?;
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
-
-    let mut namespace = None;
-    match engine.networks.join(engine, spec)? {
-        Joined::Own => {
-            let fresh: NetworkNamespace = engine.networks.take_namespace(&engine.spawner)?;
-            undo.place = engine.networks.attach(engine, view, &fresh)?;
-            namespace = Some(fresh.ns);
-        }
-        Joined::Host => {}
-        Joined::Other(path) => {
-            join.insert("net", path);
-        }
-    }
+    let namespace = join_network(engine, view, &mut undo, &mut join)?;
     let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
     label_files(spec, &engine_files)?;
-    let runtime = engine.config.runtime(&spec.runtime)?;
-    let cgroup_parent = spec.cgroup_parent.clone().unwrap_or_else(|| engine.config.cgroup_parent.clone());
     let facts = Facts {
         identity,
         hostname,
         join,
         sources,
         engine_files,
-        devices: devices(spec)?,
+        devices,
         links: crate::network::linked(engine, spec)?.iter().flat_map(|link| link.environment()).collect(),
         sysctls: undo.place.sysctls(&spec.network)?,
-        cgroups_path: if cgroup_parent.starts_with('/') { cgroup_parent } else { format!("/{cgroup_parent}") },
+        cgroup,
     };
-    let mut oci = oci::spec(id, spec, &facts)?;
-    let cgroup = oci.linux_mut().cgroups_path.clone();
+    let mut oci = oci::spec(spec, &facts)?;
     let (rootfs, kind) = match runtime {
         None => (Rootfs::Mount(root), RuntimeKind::Native),
         Some(external) => {
@@ -200,12 +203,11 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
         }
     };
-    let run = Run { place: undo.place.clone(), cgroup, mounts: undo.mounts.clone() };
+    let run = Run { place: undo.place.clone(), cgroup: facts.cgroup.0, mounts: undo.mounts.clone() };
     // A daemon that is killed before the run is in the database finds it here.
     run.save(&directory)?;
-    let control = engine.spawner.start(StartRequest {
+    let request = StartRequest {
         id: id.clone(),
-        directory,
         spec: oci,
         rootfs,
         network_namespace: namespace,
@@ -213,12 +215,28 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         open_stdin: spec.process.open_stdin,
         stdin_once: spec.process.stdin_once,
         init: spec.process.init,
-        log: log_file(engine, id, spec),
         attach,
         runtime: kind,
-    })?;
+    };
+    let control = engine.spawner.start(pending, request)?;
     undo.armed = false;
     Ok((control, run))
+}
+
+/// The container's network: a namespace of its own with its place on its networks, or another one to join.
+fn join_network(engine: &Inner, view: &View, undo: &mut Undo<'_>, join: &mut BTreeMap<&'static str, PathBuf>) -> Result<Option<OwnedFd>> {
+    match engine.networks.join(engine, &view.spec)? {
+        Joined::Own => {
+            let fresh: NetworkNamespace = engine.networks.take_namespace(&engine.spawner)?;
+            undo.place = engine.networks.attach(engine, view, &fresh)?;
+            return Ok(Some(fresh.ns));
+        }
+        Joined::Host => {}
+        Joined::Other(path) => {
+            join.insert("net", path);
+        }
+    }
+    Ok(None)
 }
 
 /// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, else the short id.
@@ -452,17 +470,13 @@ pub(crate) fn release_blocking(engine: &Inner, id: &ContainerId, run: &Run) {
     }
 }
 
-/// Deletes the files of a container that does not run.
+/// Deletes the file system of a container that does not run, and volumes of its own.
 pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> Result<()> {
     let (owner, id) = (Arc::clone(engine), view.id.clone());
     engine.execs.forget(&view.id);
-    tokio::task::spawn_blocking(move || -> Result<()> {
-        owner.store.remove_snapshot(&id)?;
-        remove_tree(&owner.run_directory(&id))?;
-        remove_tree(&owner.log_directory(&id))
-    })
-    .await
-    .map_err(|_| EngineError::Gone("the thread that deletes files"))??;
+    tokio::task::spawn_blocking(move || owner.store.remove_snapshot(&id))
+        .await
+        .map_err(|_| EngineError::Gone("the thread that deletes files"))??;
     if volumes {
         for mount in &view.spec.mounts {
             if let MountSource::Volume { name, anonymous: true, .. } = &mount.source
@@ -474,6 +488,19 @@ pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> R
         }
     }
     Ok(())
+}
+
+/// Deletes the log and the run directory of a container that is no more, while its removal is answered already: on a disk
+/// that takes its time each file is some of it. The next start of the daemon finds what a crash leaves.
+pub(crate) fn delete_rest(engine: &Arc<Inner>, id: &ContainerId) {
+    let (engine, id) = (Arc::clone(engine), id.clone());
+    tokio::task::spawn_blocking(move || {
+        for directory in [engine.run_directory(&id), engine.log_directory(&id)] {
+            if let Err(error) = remove_tree(&directory) {
+                tracing::warn!(container = %id.short(), error = crate::chain(&error), "cannot delete what is left of a container");
+            }
+        }
+    });
 }
 
 /// What the monitor wrote at the end: code, OOM, time.

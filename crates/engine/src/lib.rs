@@ -494,6 +494,7 @@ impl Inner {
         if let Err(error) = filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten() {
             launch::delete(self, &view, true).await.ok();
             self.db.delete_container(id.as_str()).await?;
+            launch::delete_rest(self, id);
             return Err(error);
         }
         let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None });

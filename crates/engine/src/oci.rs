@@ -32,8 +32,8 @@ pub struct Facts {
     pub links: Vec<String>,
     /// Kernel parameters of its networks' interfaces.
     pub sysctls: Vec<(String, String)>,
-    /// Path of the cgroup.
-    pub cgroups_path: String,
+    /// The cgroup, see [`cgroup`].
+    pub cgroup: (String, Resources),
 }
 
 /// The environment before an exec's additions: PATH, HOSTNAME, TERM, the image's and user's own.
@@ -201,13 +201,13 @@ fn user_mounts(spec: &ContainerSpec, facts: &Facts) -> Vec<Mount> {
     mounts
 }
 
-fn device_rules(spec: &ContainerSpec, facts: &Facts) -> Vec<DeviceRule> {
+fn device_rules(spec: &ContainerSpec, devices: &[(Device, String)]) -> Vec<DeviceRule> {
     let all = |allow: bool| DeviceRule { allow, access: "rwm".into(), ..DeviceRule::default() };
     if spec.security.privileged {
         return vec![all(true)];
     }
     let mut rules = defaults::device_rules();
-    for (device, permissions) in &facts.devices {
+    for (device, permissions) in devices {
         rules.push(DeviceRule {
             allow: true,
             kind: device.kind.clone(),
@@ -231,8 +231,15 @@ pub fn parse_device_rule(rule: &str) -> Option<DeviceRule> {
     Some(DeviceRule { allow: true, kind: kind.to_owned(), major: number(major)?, minor: number(minor)?, access: access.to_owned() })
 }
 
+/// The container's cgroup below `parent`: its path and its limits.
+pub fn cgroup(id: &ContainerId, parent: &str, spec: &ContainerSpec, devices: &[(Device, String)]) -> (String, Resources) {
+    let resources = Resources { devices: device_rules(spec, devices), ..spec.resources.clone() };
+    let parent = parent.trim_matches('/');
+    (if parent.is_empty() { format!("/{id}") } else { format!("/{parent}/{id}") }, resources)
+}
+
 /// The whole specification.
-pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spec, naru_runtime::Error> {
+pub fn spec(spec: &ContainerSpec, facts: &Facts) -> Result<Spec, naru_runtime::Error> {
     let security = &spec.security;
     let privileged = security.privileged;
     let caps = capabilities(spec);
@@ -259,6 +266,7 @@ pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spe
     let mut mounts = base_mounts(spec, facts);
     mounts.extend(user_mounts(spec, facts));
     let own_uts = spec.namespaces.uts == NamespaceMode::Private;
+    let (cgroups_path, resources) = facts.cgroup.clone();
     Ok(Spec {
         oci_version: "1.2.0".into(),
         process: Some(process),
@@ -270,8 +278,8 @@ pub fn spec(id: &ContainerId, spec: &ContainerSpec, facts: &Facts) -> Result<Spe
         annotations: spec.annotations.clone(),
         linux: Some(Linux {
             sysctl: spec.sysctls.clone().into_iter().chain(facts.sysctls.iter().cloned()).collect(),
-            resources: Some(Resources { devices: device_rules(spec, facts), ..spec.resources.clone() }),
-            cgroups_path: format!("{}/{id}", facts.cgroups_path.trim_end_matches('/')),
+            resources: Some(resources),
+            cgroups_path,
             namespaces: namespaces(spec, facts),
             devices: facts.devices.iter().map(|(device, _)| device.clone()).collect(),
             seccomp: filter,

@@ -49,6 +49,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
                 tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot finish the removal");
             }
             engine.db.delete_container(view.id.as_str()).await?;
+            launch::delete_rest(engine, &view.id);
             continue;
         }
         let name = view.name.clone();

@@ -7,7 +7,7 @@
 #![expect(clippy::print_stdout, reason = "it is a command line program")]
 
 use naru_runtime::monitor::{self, Event, LogFile};
-use naru_runtime::spawner::{self, Rootfs, RuntimeKind, Spawner, StartRequest};
+use naru_runtime::spawner::{self, Preparation, Rootfs, RuntimeKind, Spawner, StartRequest};
 use naru_runtime::{defaults, seccomp};
 use naru_types::ContainerId;
 use std::os::unix::net::UnixStream;
@@ -57,9 +57,11 @@ impl Bench {
         spec.linux_mut().seccomp = Some(seccomp::default_profile(&names));
         spec.linux_mut().cgroups_path = format!("/naru-bench/{id}");
         spec.process.as_mut().expect("the default has one").args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let linux = spec.linux_mut();
+        let cgroup = (linux.cgroups_path.clone(), linux.resources.clone().unwrap_or_default());
+        let pending = self.spawner.prepare(Preparation { directory: state, log, cgroup: Some(cgroup) }).expect("prepare");
         let request = StartRequest {
             id,
-            directory: state,
             spec,
             rootfs: Rootfs::Path(self.rootfs.clone()),
             network_namespace: None,
@@ -67,11 +69,10 @@ impl Bench {
             open_stdin: false,
             stdin_once: false,
             init: false,
-            log,
             attach: Vec::new(),
             runtime: RuntimeKind::Native,
         };
-        self.spawner.start(request).expect("start")
+        self.spawner.start(pending, request).expect("start")
     }
 }
 

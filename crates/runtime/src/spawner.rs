@@ -5,7 +5,7 @@
 //!
 //! | first byte | descriptors | effect |
 //! |---|---|---|
-//! | 1 | control connection, then root file system, network namespace and clients as the start frame says | forks a monitor, which reads the start frame from the control connection; no reply |
+//! | 1 | control connection | forks a monitor, which reads on the control connection what to make, then what to start; no reply |
 //! | 2 | - | replies with a fresh network namespace and a route socket inside it |
 //! | 3 | network namespace | replies with a route socket inside it |
 //! | 4, two ports | network namespace | replies with a UDP and a listening TCP socket on 127.0.0.11 inside it, on these ports if they are free, and a netfilter socket |
@@ -14,7 +14,7 @@
 
 use crate::bytes::{receive_with_fds, send_with_fds};
 use crate::error::{Error, Result, errno_of, ignore};
-use crate::monitor::{self, Log, LogFile, Start, StartRootfs, StartRuntime, encode};
+use crate::monitor::{self, Log, LogFile, Opening, Start, StartRootfs, StartRuntime, encode};
 use crate::program::protected;
 use crate::{seccomp, spec};
 use naru_sys::process::{self, Fork, SingleThread};
@@ -23,13 +23,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Resource, Rlimit};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// `argv[0]` of the role.
 pub const ROLE: &str = "naru-spawner";
@@ -42,6 +43,10 @@ const OP_RESOLVER_SOCKETS: u8 = 4;
 const RESOLVER_ADDRESS: [u8; 4] = [127, 0, 0, 11];
 /// Waiting TCP connections of a container to its resolver.
 const RESOLVER_BACKLOG: i32 = 16;
+/// A frame begins with its length.
+const LENGTH_BYTES: usize = 4;
+/// How long a monitor whose start is called off may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What the kernel passes in one message (SCM_MAX_FD).
 const MAX_DESCRIPTORS: usize = 253;
 
@@ -80,14 +85,37 @@ pub struct ResolverSockets {
     pub netfilter: OwnedFd,
 }
 
+/// What a monitor makes before the start.
+#[derive(Debug)]
+pub struct Preparation {
+    /// A directory of the container's own that exists (0700): `monitor.sock` and `exit.json` appear there.
+    pub directory: PathBuf,
+    /// Where output goes besides the clients.
+    pub log: Option<LogFile>,
+    /// Path and limits of the cgroup that the monitor makes and removes. None where another OCI runtime does.
+    pub cgroup: Option<(String, spec::Resources)>,
+}
+
+/// A monitor that waits for its start. Dropped, it ends and takes back what it made, which is waited for.
+#[derive(Debug)]
+pub struct Pending(Option<UnixStream>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(mut control) = self.0.take() {
+            ignore(control.shutdown(std::net::Shutdown::Write));
+            ignore(control.set_read_timeout(Some(PATIENCE)));
+            ignore(control.read_to_end(&mut Vec::new()));
+        }
+    }
+}
+
 /// Everything a container's start needs.
 #[derive(Debug)]
 pub struct StartRequest {
     /// Its id.
     pub id: ContainerId,
-    /// A directory of its own that exists (0700): `monitor.sock` and `exit.json` appear there.
-    pub directory: PathBuf,
-    /// The whole specification; `cgroups_path` is where the monitor makes and removes the cgroup.
+    /// The whole specification.
     pub spec: spec::Spec,
     /// The root file system.
     pub rootfs: Rootfs,
@@ -101,8 +129,6 @@ pub struct StartRequest {
     pub stdin_once: bool,
     /// A small reaper as the first process.
     pub init: bool,
-    /// Where output goes besides the clients.
-    pub log: Option<LogFile>,
     /// Clients attached from the first byte.
     pub attach: Vec<AttachStream>,
     /// Who runs the container.
@@ -175,9 +201,30 @@ impl Spawner {
         Ok(ResolverSockets { udp: next()?, tcp: next()?, netfilter: next()? })
     }
 
-    /// Forks a monitor, which starts the container. The connection returned is an open `Watch` connection: the first
-    /// event is `Started` or `StartFailed`.
-    pub fn start(&self, mut request: StartRequest) -> Result<UnixStream> {
+    /// Forks a monitor, which makes what is asked for while the caller prepares the rest. What it cannot make is told as
+    /// the failure of the start.
+    pub fn prepare(&self, preparation: Preparation) -> Result<Pending> {
+        let (mut ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+        let opening = Opening {
+            directory: preparation.directory,
+            log: preparation.log.map(|log| Log {
+                path: log.path,
+                max_size: log.max_size,
+                max_files: log.max_files,
+                compress: log.compress,
+                attrs: log.attrs,
+            }),
+            cgroup: preparation.cgroup,
+        };
+        // It fits the socket's buffer, so that the monitor finds it when it comes to life.
+        ours.write_all(&encode(&opening)).map_err(Error::io("write to a monitor"))?;
+        self.tell(&[OP_START], &[theirs.as_fd()])?;
+        Ok(Pending(Some(ours)))
+    }
+
+    /// Has a monitor start the container. The connection returned is an open `Watch` connection: the first event is
+    /// `Started` or `StartFailed`.
+    pub fn start(&self, mut pending: Pending, mut request: StartRequest) -> Result<UnixStream> {
         let filter = match request.spec.linux.as_mut().and_then(|linux| linux.seccomp.take()) {
             Some(filter) if request.runtime == RuntimeKind::Native => self.seccomp.compile(&filter)?,
             Some(filter) => {
@@ -187,8 +234,7 @@ impl Spawner {
             }
             None => Default::default(),
         };
-        let (mut ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
-        let mut fds = vec![OwnedFd::from(theirs)];
+        let mut fds = Vec::new();
         let rootfs = match request.rootfs {
             Rootfs::Mount(fd) => {
                 fds.push(fd);
@@ -205,7 +251,6 @@ impl Spawner {
         }
         let start = Start {
             id: request.id,
-            directory: request.directory,
             spec: request.spec,
             rootfs,
             network_namespace,
@@ -213,13 +258,6 @@ impl Spawner {
             open_stdin: request.open_stdin,
             stdin_once: request.stdin_once,
             init: request.init,
-            log: request.log.map(|log| Log {
-                path: log.path,
-                max_size: log.max_size,
-                max_files: log.max_files,
-                compress: log.compress,
-                attrs: log.attrs,
-            }),
             attach,
             runtime: match request.runtime {
                 RuntimeKind::Native => StartRuntime::Native,
@@ -234,11 +272,13 @@ impl Spawner {
         }
         payload.extend(filter.instructions.iter().flat_map(|instruction| instruction.to_bytes()));
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        self.tell(&[OP_START], &borrowed)?;
+        let ended = |errno: Errno| Error::Unavailable(format!("the monitor of the container ended: {errno}"));
+        let mut control = pending.0.take().expect("there until it is started or dropped");
+        let (length, rest) = payload.split_at(LENGTH_BYTES);
+        send_with_fds(control.as_fd(), length, &borrowed).map_err(ended)?;
         drop(fds);
-        ours.write_all(&payload)
-            .map_err(|error| Error::Unavailable(format!("the monitor of the container ended: {}", errno_of(&error))))?;
-        Ok(ours)
+        control.write_all(rest).map_err(|error| ended(errno_of(&error)))?;
+        Ok(control)
     }
 
     fn tell(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -352,14 +392,15 @@ impl Server {
             };
             match message[..count] {
                 [] => return 0,
-                [OP_START] => match self.threads.fork() {
-                    Ok(Fork::Child) => {
+                [OP_START] => {
+                    // A message without its connection is nobody's, and if there is no fork it closes, which the daemon sees.
+                    if let Some(control) = fds.into_iter().next()
+                        && let Ok(Fork::Child) = self.threads.fork()
+                    {
                         // Not a return: descriptors of this process's values are closed there behind their backs.
-                        process::exit_now(monitor::main(self.threads, fds));
+                        process::exit_now(monitor::main(self.threads, control));
                     }
-                    // On failure the control connection closes, which the daemon sees.
-                    Ok(Fork::Parent { .. }) | Err(_) => {}
-                },
+                }
                 [OP_NETWORK_NAMESPACE] => {
                     let reply = self.namespace();
                     self.reply(reply);

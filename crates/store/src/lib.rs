@@ -79,6 +79,7 @@ pub use ingest::{Expected, Ingest, NewImage, Phase, Progress, Report};
 pub use limits::Limits;
 pub use load::{LoadOptions, Loaded};
 pub use outgoing::Outgoing;
+pub use overlay::MountOptions;
 pub use patch::ConfigPatch;
 pub use repair::{Refetch, Repaired};
 pub use save::SaveOptions;

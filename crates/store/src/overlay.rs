@@ -6,11 +6,11 @@
 
 use crate::error::{At, Error, Result};
 use crate::root::open_dir;
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_string, fsmount, fsopen, mount_change, open_tree,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, open_tree,
 };
 use rustix::thread::UnshareFlags;
 use std::ffi::CString;
@@ -27,16 +27,42 @@ const OPTIONS_MAX: usize = 4095;
 /// Whatever the host's defaults are: a layer must mean the same when it is read without overlayfs.
 const OFF: [&str; 3] = ["index", "metacopy", "redirect_dir"];
 
-/// Mounts layers, given lowest first, below `upper`; all files of it have the SELinux label, if there is one.
-pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: Option<&str>) -> Result<OwnedFd> {
+/// How a container's file system is mounted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MountOptions<'a> {
+    /// One SELinux label for all files.
+    pub label: Option<&'a str>,
+    /// Nothing need be on the disk when the mount ends, nor after fsync(2): for a file system that is deleted then. Without
+    /// it the end of a mount writes back all of the file system that the container lies on.
+    pub throwaway: bool,
+}
+
+/// Left in the work directory by a mount that never writes back; a later one is refused where it lies.
+const THROWN_AWAY: [(&str, AtFlags); 2] =
+    [("work/incompat/volatile/dirty", AtFlags::empty()), ("work/incompat/volatile", AtFlags::REMOVEDIR)];
+
+fn forget_thrown_away(work: &Path) -> Result<()> {
+    for (name, flags) in THROWN_AWAY {
+        match rustix::fs::unlinkat(CWD, work.join(name), flags) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => break,
+            Err(errno) => return Err(errno).at("delete", work.join(name).display()),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts layers, given lowest first, below `upper`.
+pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path, options: MountOptions<'_>) -> Result<OwnedFd> {
+    forget_thrown_away(work)?;
     if takes_any_option()? {
-        return mount_in_thread(lowest_first, upper, work, label);
+        return mount_in_thread(lowest_first, upper, work, options);
     }
     let context = open_context()?;
     for layer in lowest_first.iter().rev() {
         match set_directory(context.as_fd(), "lowerdir+", layer) {
             Ok(()) => {}
-            Err(Errno::INVAL) => return mount_in_thread(lowest_first, upper, work, label),
+            Err(Errno::INVAL) => return mount_in_thread(lowest_first, upper, work, options),
             Err(errno) => return Err(errno).at("mount layer", layer.display()),
         }
     }
@@ -45,8 +71,11 @@ pub(crate) fn mount(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: 
     for option in OFF {
         fsconfig_set_string(context.as_fd(), option, "off").at("mount an overlay with", option)?;
     }
-    if let Some(label) = label {
+    if let Some(label) = options.label {
         fsconfig_set_string(context.as_fd(), "context", label).at("mount an overlay with the label", label)?;
+    }
+    if options.throwaway {
+        fsconfig_set_flag(context.as_fd(), "volatile").at("mount an overlay that is", "volatile")?;
     }
     fsconfig_create(context.as_fd()).at("mount the overlay of", upper.display())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).at("mount the overlay of", upper.display())
@@ -84,7 +113,7 @@ fn fd_path(directory: BorrowedFd<'_>) -> String {
 }
 
 /// The way of kernels before 6.8.
-fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: Option<&str>) -> Result<OwnedFd> {
+fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path, wanted: MountOptions<'_>) -> Result<OwnedFd> {
     // Hidden by the mount in that namespace only.
     let place = upper.parent().unwrap_or(upper);
     let mounting = || -> Result<OwnedFd> {
@@ -99,8 +128,10 @@ fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: O
         let list = lower.iter().map(|directory| fd_path(directory.as_fd())).collect::<Vec<_>>().join(":");
         let off = OFF.map(|option| format!(",{option}=off")).concat();
         // Quoted, for it has a comma between categories.
-        let context = label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
-        let options = format!("lowerdir={list},upperdir={},workdir={}{off}{context}", fd_path(upper_fd.as_fd()), fd_path(work_fd.as_fd()));
+        let context = wanted.label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default();
+        let volatile = if wanted.throwaway { ",volatile" } else { "" };
+        let (upper_path, work_path) = (fd_path(upper_fd.as_fd()), fd_path(work_fd.as_fd()));
+        let options = format!("lowerdir={list},upperdir={upper_path},workdir={work_path}{off}{volatile}{context}");
         if options.len() > OPTIONS_MAX {
             return Err(Error::TooLarge {
                 what: format!("image with {} layers", lowest_first.len() - 1),
@@ -123,7 +154,29 @@ fn mount_in_thread(lowest_first: &[PathBuf], upper: &Path, work: &Path, label: O
 mod tests {
     use super::*;
 
-    type Mount = fn(&[PathBuf], &Path, &Path, Option<&str>) -> Result<OwnedFd>;
+    type Mount = fn(&[PathBuf], &Path, &Path, MountOptions<'_>) -> Result<OwnedFd>;
+
+    const PLAIN: MountOptions<'_> = MountOptions { label: None, throwaway: false };
+    const THROWAWAY: MountOptions<'_> = MountOptions { label: None, throwaway: true };
+
+    #[test]
+    fn what_is_thrown_away_can_be_mounted_again() {
+        for mount in [mount as Mount, mount_in_thread] {
+            let directory = tempfile::tempdir().unwrap();
+            let [lower, upper, work] = ["lower", "upper", "work"].map(|name| directory.path().join(name));
+            for path in [&lower, &upper, &work] {
+                std::fs::create_dir(path).unwrap();
+            }
+            let layers = [lower];
+            for options in [THROWAWAY, THROWAWAY, PLAIN] {
+                forget_thrown_away(&work).unwrap();
+                let mounted = mount(&layers, &upper, &work, options).unwrap();
+                assert_eq!(work.join(THROWN_AWAY[0].0).exists(), options.throwaway);
+                let file = PathBuf::from(fd_path(mounted.as_fd())).join("f");
+                std::fs::File::create(&file).unwrap().sync_all().unwrap();
+            }
+        }
+    }
 
     #[test]
     fn both_ways_give_the_same_and_leave_no_trace() {
@@ -140,7 +193,7 @@ mod tests {
                 std::fs::write(layer.join(format!("f{n}")), "").unwrap();
             }
             let (upper, work) = (make("upper".into()), make("work".into()));
-            let mounted = mount(&lower, &upper, &work, None).expect(what);
+            let mounted = mount(&lower, &upper, &work, PLAIN).expect(what);
             let root = PathBuf::from(fd_path(mounted.as_fd()));
             assert_eq!(std::fs::read_to_string(root.join("same")).unwrap(), "99", "{what}");
             assert!(root.join("f0").exists() && root.join("f99").exists(), "{what}");
@@ -159,7 +212,7 @@ mod tests {
             std::fs::create_dir_all(long.join(name)).unwrap();
         }
         std::fs::write(long.join("lower/f"), "x").unwrap();
-        let mounted = mount(&[long.join("lower")], &long.join("upper"), &long.join("work"), None).unwrap();
+        let mounted = mount(&[long.join("lower")], &long.join("upper"), &long.join("work"), PLAIN).unwrap();
         assert_eq!(std::fs::read_to_string(PathBuf::from(fd_path(mounted.as_fd())).join("f")).unwrap(), "x");
     }
 }

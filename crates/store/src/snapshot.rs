@@ -17,7 +17,7 @@ use crate::error::{At, Error, Result};
 use crate::ingest::random_name;
 use crate::layered::Layered;
 use crate::limits::Space;
-use crate::overlay;
+use crate::overlay::{self, MountOptions};
 use crate::root::{DIR_FLAGS, MAX_DEPTH, file_type, names, open_dir, stat_opt};
 use crate::store::{Driver, Store};
 use crate::tar::{Entry, Kind, Reader, Writer};
@@ -130,19 +130,19 @@ impl Store {
     ///
     /// Two mounts of one container at a time are to be avoided: overlayfs does not define what happens.
     pub fn mount(&self, id: &ContainerId) -> Result<OwnedFd> {
-        self.mount_labelled(id, None)
+        self.mount_with(id, MountOptions::default())
     }
 
-    /// The same, where all files have one SELinux label. Drivers without a mount of their own leave labels to the caller,
-    /// see [`Driver::labels_mounts`].
-    pub fn mount_labelled(&self, id: &ContainerId, label: Option<&str>) -> Result<OwnedFd> {
+    /// The same, with options. Drivers without a mount of their own leave labels to the caller, see
+    /// [`Driver::labels_mounts`].
+    pub fn mount_with(&self, id: &ContainerId, options: MountOptions<'_>) -> Result<OwnedFd> {
         let path = self.snapshot(id)?;
         match self.driver {
             Driver::Vfs | Driver::Btrfs => {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
             }
-            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), label),
+            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), options),
         }
     }
 

@@ -46,6 +46,7 @@ pub(super) struct Begun {
 pub(super) fn begin(
     threads: SingleThread,
     start: &mut Start,
+    directory: &Path,
     rootfs: Option<OwnedFd>,
     network_namespace: Option<OwnedFd>,
     runtime: Runtime,
@@ -66,7 +67,7 @@ pub(super) fn begin(
     if let Some(process) = &mut start.spec.process {
         process.terminal = start.tty;
     }
-    let directory = start.directory.join("runtime");
+    let directory = directory.join("runtime");
     std::fs::create_dir_all(&directory).map_err(|error| io_failure("make the runtime's directory", &error))?;
     let config = serde_json::to_vec(&start.spec).map_err(|error| StartFailure::other(format!("write config.json: {error}")))?;
     std::fs::write(runtime.bundle.join("config.json"), config).map_err(|error| io_failure("write config.json", &error))?;

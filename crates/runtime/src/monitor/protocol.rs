@@ -167,11 +167,19 @@ pub struct ExitRecord {
     pub finished_at: String,
 }
 
-/// The first frame on the control connection, from `Spawner::start` to the forked monitor.
+/// The first frame on the control connection: what the forked monitor makes while the start is being prepared.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Opening {
+    pub directory: PathBuf,
+    pub log: Option<Log>,
+    /// Path and limits; another OCI runtime makes its own.
+    pub cgroup: Option<(String, spec::Resources)>,
+}
+
+/// The second frame, sent with the descriptors: the container.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub id: ContainerId,
-    pub directory: PathBuf,
     pub spec: spec::Spec,
     pub rootfs: StartRootfs,
     pub network_namespace: bool,
@@ -179,7 +187,6 @@ pub(crate) struct Start {
     pub open_stdin: bool,
     pub stdin_once: bool,
     pub init: bool,
-    pub log: Option<Log>,
     /// stdin, stdout, stderr of each client passed along.
     pub attach: Vec<(bool, bool, bool)>,
     pub runtime: StartRuntime,
@@ -236,13 +243,18 @@ pub(crate) fn read_frame(stream: &mut impl Read) -> Result<Option<Vec<u8>>> {
             Err(error) => return Err(Error::io("read from a monitor")(error)),
         }
     }
+    read_body(stream, length).map(Some)
+}
+
+/// Reads what follows a frame's length.
+pub(crate) fn read_body(stream: &mut impl Read, length: [u8; 4]) -> Result<Vec<u8>> {
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_FRAME_BYTES {
         return Err(Error::Invalid(format!("a frame of {length} bytes is too long")));
     }
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).map_err(Error::io("read from a monitor"))?;
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 /// Connects to the monitor of the container in `directory`; `Unavailable` if there is none.

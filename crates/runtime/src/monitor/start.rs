@@ -1,46 +1,46 @@
-//! From the fork to the running container: reads the start frame, starts the container, then serves.
+//! From the fork to the running container: makes the ground for it, reads the start frame, starts the container, serves.
 
 use super::external;
 use super::files::Directory;
 use super::log::Sink;
 use super::process::{self as streams, MAIN, Phase, Process};
-use super::protocol::{Event, Start, StartRootfs, StartRuntime, encode, read_frame};
+use super::protocol::{Event, Opening, Start, StartRootfs, StartRuntime, encode, read_body, read_frame};
 use super::serve::{Backend, Monitor};
 use super::sink::Subscription;
+use crate::bytes::receive_with_fds;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result, StartFailure, errno_of, ignore};
 use crate::hooks;
 use crate::launch::{HookContext, launch};
 use crate::plan::{Input, Plan};
 use crate::seccomp::Program;
-use crate::spec::NamespaceKind;
+use crate::spec::{NamespaceKind, Resources};
 use naru_sys::process::{self, SingleThread};
 use naru_sys::seccomp::Instruction;
 use rustix::fs::{Mode, OFlags};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The spawner's child: `fds` are the control connection and what the start frame says.
-pub(crate) fn main(threads: SingleThread, fds: Vec<OwnedFd>) -> i32 {
+/// The spawner's child, with the control connection.
+pub(crate) fn main(threads: SingleThread, control: OwnedFd) -> i32 {
     ignore(rustix::process::setsid());
     ignore(rustix::thread::set_name(c"naru-monitor"));
     process::default_signals(&[libc::SIGCHLD]);
-    process::close_all_but(3, &mut fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()).ok();
+    process::close_all_but(3, &mut [control.as_raw_fd()]).ok();
     quiet();
-    let mut fds = fds.into_iter();
-    let Some(control) = fds.next() else { return 1 };
     let mut control = UnixStream::from(control);
-    let (start, program) = match receive(&mut control) {
-        Ok(received) => received,
-        Err(error) => {
-            refuse(&mut control, error.into());
-            return 1;
-        }
+    // Made while the daemon prepares the rest; an error is told when it has.
+    let ground = receive_opening(&mut control).map_err(StartFailure::from).and_then(|opening| Ground::make(threads, opening));
+    let begun = match receive(&mut control) {
+        // The start has failed before it came to us, or the daemon has died.
+        Ok(None) => return 0,
+        Ok(Some((start, program, fds))) => ground.and_then(|ground| begin(threads, ground, start, program, fds)),
+        Err(error) => Err(error.into()),
     };
-    match begin(threads, start, program, fds.collect()) {
+    match begun {
         Ok(monitor) => {
             // What parsing and planning has touched goes back before the long wait.
             monitor.serve(control.into())
@@ -66,14 +66,93 @@ fn refuse(control: &mut UnixStream, failure: StartFailure) {
     drop(control.write_all(&encode(&Event::StartFailed { reason: failure.reason, message: failure.message })));
 }
 
-fn receive(control: &mut UnixStream) -> Result<(Start, Program)> {
+fn receive_opening(control: &mut UnixStream) -> Result<Opening> {
     let frame = read_frame(control)?.ok_or_else(|| Error::Unavailable("the start request ended early".into()))?;
-    let start: Start = super::decode(&frame)?;
+    super::decode(&frame)
+}
+
+/// The start frame, the filter behind it and the descriptors that come with its first byte; `None` when none comes.
+fn receive(control: &mut UnixStream) -> Result<Option<(Start, Program, Vec<OwnedFd>)>> {
+    let mut length = [0; 4];
+    let (count, fds) = receive_with_fds(control.as_fd(), &mut length).map_err(Error::system("receive the start request"))?;
+    if count == 0 {
+        return Ok(None);
+    }
+    control.read_exact(&mut length[count..]).map_err(Error::io("read the start request"))?;
+    let start: Start = super::decode(&read_body(control, length)?)?;
     let mut program = Program { instructions: Vec::with_capacity(start.seccomp_instructions as usize), flags: start.seccomp_flags };
     let mut bytes = vec![0; start.seccomp_instructions as usize * 8];
     control.read_exact(&mut bytes).map_err(Error::io("read the seccomp program"))?;
     program.instructions.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| Instruction::from_bytes(*bytes)));
-    Ok((start, program))
+    Ok(Some((start, program, fds)))
+}
+
+/// What a start stands on; gone again unless the container runs.
+struct Ground {
+    /// The container's directory by name, for hooks and other runtimes.
+    path: PathBuf,
+    directory: Socket,
+    listener: UnixListener,
+    log: Option<Sink>,
+    cgroup: Option<NewCgroup>,
+}
+
+impl Ground {
+    fn make(threads: SingleThread, opening: Opening) -> Result<Ground, StartFailure> {
+        let directory = Directory::open(&opening.directory)?;
+        let listener = directory.listen()?;
+        let directory = Socket(Some(directory));
+        let log = opening.log.map(|log| Sink::open(log, Some(threads))).transpose()?;
+        let cgroup = opening.cgroup.map(|(path, resources)| NewCgroup::make(&path, &resources)).transpose()?;
+        Ok(Ground { path: opening.directory, directory, listener, log, cgroup })
+    }
+}
+
+/// The directory, with a socket in it that goes unless the start succeeds.
+struct Socket(Option<Directory>);
+
+impl Socket {
+    fn keep(mut self) -> Directory {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.0 {
+            directory.remove_socket();
+        }
+    }
+}
+
+/// A cgroup that goes unless the start succeeds.
+struct NewCgroup(Option<Cgroup>);
+
+impl NewCgroup {
+    fn make(path: &str, resources: &Resources) -> Result<NewCgroup> {
+        let cgroup = Cgroup::new(path)?;
+        cgroup.create()?;
+        let made = NewCgroup(Some(cgroup));
+        made.get().apply(resources)?;
+        Ok(made)
+    }
+
+    fn get(&self) -> &Cgroup {
+        self.0.as_ref().expect("there until it is kept")
+    }
+
+    fn keep(mut self) -> Cgroup {
+        self.0.take().expect("taken once")
+    }
+}
+
+impl Drop for NewCgroup {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.0 {
+            drop(cgroup.kill());
+            drop(cgroup.remove());
+        }
+    }
 }
 
 /// Descriptors of a start, sorted out.
@@ -98,29 +177,28 @@ fn sort_out(start: &Start, fds: Vec<OwnedFd>) -> Result<Descriptors> {
     Ok(Descriptors { rootfs, network_namespace, clients })
 }
 
-fn begin(threads: SingleThread, mut start: Start, program: Program, fds: Vec<OwnedFd>) -> Result<Monitor, StartFailure> {
+fn begin(
+    threads: SingleThread,
+    mut ground: Ground,
+    mut start: Start,
+    program: Program,
+    fds: Vec<OwnedFd>,
+) -> Result<Monitor, StartFailure> {
     let descriptors = sort_out(&start, fds)?;
-    let directory = Directory::open(&start.directory)?;
-    let listener = directory.listen()?;
-    let log = start.log.take().map(|log| Sink::open(log, Some(threads))).transpose()?;
     let begun = match std::mem::replace(&mut start.runtime, StartRuntime::Native) {
-        StartRuntime::Native => native(threads, &mut start, program, descriptors),
-        StartRuntime::External { program, args, bundle } => external::begin(
-            threads,
-            &mut start,
-            descriptors.rootfs,
-            descriptors.network_namespace,
-            external::Runtime { program, args, bundle },
-        )
-        .map(|(main, backend)| Begun { main, backend, clients: descriptors.clients }),
-    };
-    match begun {
-        Ok(begun) => Monitor::new(threads, start.id, directory, listener, log, begun.main, begun.backend, begun.clients),
-        Err(failure) => {
-            directory.remove_socket();
-            Err(failure)
+        StartRuntime::Native => {
+            let cgroup = ground.cgroup.take().ok_or_else(|| StartFailure::other("the start request names no cgroup"))?;
+            native(threads, &mut start, program, &ground.path, cgroup, descriptors)?
         }
-    }
+        StartRuntime::External { program, args, bundle } => {
+            let runtime = external::Runtime { program, args, bundle };
+            let (main, backend) =
+                external::begin(threads, &mut start, &ground.path, descriptors.rootfs, descriptors.network_namespace, runtime)?;
+            Begun { main, backend, clients: descriptors.clients }
+        }
+    };
+    let Ground { directory, listener, log, .. } = ground;
+    Monitor::new(threads, start.id, directory.keep(), listener, log, begun.main, begun.backend, begun.clients)
 }
 
 struct Begun {
@@ -129,33 +207,18 @@ struct Begun {
     clients: Vec<(OwnedFd, Subscription)>,
 }
 
-/// Removes a cgroup unless the start succeeds.
-struct Rollback<'a>(Option<&'a Cgroup>);
-
-impl Drop for Rollback<'_> {
-    fn drop(&mut self) {
-        if let Some(cgroup) = self.0.take() {
-            drop(cgroup.kill());
-            drop(cgroup.remove());
-        }
-    }
-}
-
-fn native(threads: SingleThread, start: &mut Start, program: Program, descriptors: Descriptors) -> Result<Begun, StartFailure> {
+fn native(
+    threads: SingleThread,
+    start: &mut Start,
+    program: Program,
+    directory: &Path,
+    cgroup: NewCgroup,
+    descriptors: Descriptors,
+) -> Result<Begun, StartFailure> {
     if let StartRootfs::Path(path) = &start.rootfs {
         start.spec.root.get_or_insert_default().path = path.display().to_string();
     }
-    let linux = start.spec.linux_mut();
-    if linux.cgroups_path.is_empty() {
-        linux.cgroups_path = format!("/naru/{}", start.id);
-    }
-    let cgroup = Cgroup::new(&linux.cgroups_path)?;
-    cgroup.create()?;
-    let mut rollback = Rollback(Some(&cgroup));
-    if let Some(resources) = &linux.resources {
-        cgroup.apply(resources)?;
-    }
-    let bundle = start.directory.display().to_string();
+    let bundle = directory.display().to_string();
     let stdin = start.open_stdin || start.attach.iter().any(|client| client.0);
     let (stdio, ends) = if start.tty {
         (None, None)
@@ -167,9 +230,9 @@ fn native(threads: SingleThread, start: &mut Start, program: Program, descriptor
         id: start.id.as_str(),
         spec: &start.spec,
         rootfs: descriptors.rootfs,
-        bundle: Path::new(&bundle),
+        bundle: directory,
         network_namespace: descriptors.network_namespace,
-        cgroup: &cgroup,
+        cgroup: cgroup.get(),
         seccomp: program.clone(),
         terminal: start.tty,
         init: start.init,
@@ -197,12 +260,10 @@ fn native(threads: SingleThread, start: &mut Start, program: Program, descriptor
             return Err(error.into());
         }
     }
-    rollback.0 = None;
-    drop(rollback);
     let poststop = start.spec.hooks.as_ref().map(|hooks| hooks.poststop.clone()).unwrap_or_default();
     let poststop_state =
         if poststop.is_empty() { String::new() } else { hooks::state(start.id.as_str(), "stopped", 0, &bundle, &start.spec) };
-    let backend = Backend::Native { cgroup, seccomp: program, namespaces, shared_pid_namespace, poststop, poststop_state };
+    let backend = Backend::Native { cgroup: cgroup.keep(), seccomp: program, namespaces, shared_pid_namespace, poststop, poststop_state };
     Ok(Begun { main: main_process(launched.pid, launched.pidfd, launched.terminal, ends, start), backend, clients: descriptors.clients })
 }
 

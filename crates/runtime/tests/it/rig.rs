@@ -1,7 +1,7 @@
 //! What the tests build containers with.
 
 use naru_runtime::monitor::{self, Event, ExecRequest, ExitRecord, LogFile, Request, Response};
-use naru_runtime::spawner::{AttachStream, Rootfs, RuntimeKind, Spawner, StartRequest};
+use naru_runtime::spawner::{AttachStream, Preparation, Rootfs, RuntimeKind, Spawner, StartRequest};
 use naru_runtime::spec::{Mount, Spec};
 use naru_runtime::{FailureReason, defaults, seccomp};
 use naru_types::ContainerId;
@@ -138,22 +138,26 @@ impl Builder {
     pub fn launch(self) -> Running {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let attach = AttachStream { socket: theirs.into(), stdin: self.stdin, stdout: true, stderr: true };
-        let watch = spawner()
-            .start(StartRequest {
-                id: self.id.clone(),
-                directory: self.directory.clone(),
-                spec: self.spec,
-                rootfs: Rootfs::Path(self.rootfs.clone()),
-                network_namespace: self.network,
-                tty: self.tty,
-                open_stdin: self.stdin,
-                stdin_once: self.stdin_once,
-                init: self.init,
-                log: self.log,
-                attach: if self.attach { vec![attach] } else { Vec::new() },
-                runtime: self.runtime,
-            })
-            .unwrap();
+        let linux = self.spec.linux.clone().unwrap_or_default();
+        let own = self.runtime == RuntimeKind::Native;
+        let preparation = Preparation {
+            directory: self.directory.clone(),
+            log: self.log,
+            cgroup: own.then(|| (linux.cgroups_path, linux.resources.unwrap_or_default())),
+        };
+        let request = StartRequest {
+            id: self.id.clone(),
+            spec: self.spec,
+            rootfs: Rootfs::Path(self.rootfs.clone()),
+            network_namespace: self.network,
+            tty: self.tty,
+            open_stdin: self.stdin,
+            stdin_once: self.stdin_once,
+            init: self.init,
+            attach: if self.attach { vec![attach] } else { Vec::new() },
+            runtime: self.runtime,
+        };
+        let watch = spawner().start(spawner().prepare(preparation).unwrap(), request).unwrap();
         let cgroup = naru_runtime::cgroup::Cgroup::new(&format!("{}/{}", cgroup_parent(), self.id)).unwrap();
         Running {
             _guard: Guard(cgroup),

@@ -71,6 +71,19 @@ fn a_whole_life() {
 }
 
 #[test]
+fn a_container_to_be_deleted_keeps_its_files_when_it_is_restarted() {
+    let daemon = shared();
+    let name = name("kept");
+    daemon.ok(&["run", "-d", "--rm", "--name", &name, BOX, "sh", "-c", "echo run >> /runs; exec sleep 1000"]);
+    for runs in 1..4 {
+        daemon.until("it has written", || daemon.run(&["exec", &name, "cat", "/runs"]).out == "run\n".repeat(runs));
+        daemon.ok(&["restart", "-t", "0", &name]);
+    }
+    daemon.ok(&["stop", "-t", "0", &name]);
+    daemon.until("it is deleted", || daemon.run(&["inspect", &name]).code == 1);
+}
+
+#[test]
 fn an_exit_of_a_restarting_container_is_counted() {
     let daemon = shared();
     let name = name("again");
