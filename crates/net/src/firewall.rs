@@ -32,7 +32,7 @@ use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
-use crate::passage;
+use crate::passage::{self, legacy::Haste, legacy::Legacy};
 use crate::watch::Watch;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -288,6 +288,7 @@ pub struct Firewall {
     mode: FirewallMode,
     socket: Mutex<Socket>,
     state: Mutex<State>,
+    legacy: Legacy,
     /// What a [`Watch`] has seen since.
     seen: Arc<Seen>,
 }
@@ -429,6 +430,7 @@ impl Firewall {
             mode,
             socket: Mutex::new(Socket::netfilter()?),
             state: Mutex::default(),
+            legacy: Legacy::default(),
             seen: Arc::default(),
         })
     }
@@ -441,21 +443,47 @@ impl Firewall {
 
     /// Lets containers' packets pass the chains that programs of the host share and that would drop them, and names those
     /// that drop them nevertheless, as `inet mine forward`: whoever wrote them should know that containers have no outside
-    /// behind them, whatever is accepted here.
+    /// behind them, whatever is accepted here. The calling thread must be in the engine's network namespace.
     pub fn open_passages(&self) -> Result<Vec<String>> {
-        let state = self.state.lock().expect("a change does not panic");
+        let legacy = self.open_legacy(Haste::None);
         let passages = passage::open(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
-        if !passages.open.is_empty() && !self.seen.passed.swap(true, Ordering::AcqRel) {
-            let marked = self.change(&state, write_passing);
-            self.seen.passed.store(marked.is_ok(), Ordering::Release);
-            marked?;
+        if !passages.open.is_empty() {
+            self.mark()?;
         }
-        Ok(passages.closed.iter().map(ToString::to_string).collect())
+        let closed = passages.closed.iter().map(ToString::to_string);
+        Ok(closed.chain(legacy?).collect())
     }
 
-    /// Takes the rules of [`Firewall::open_passages`] back, for when no container is there any more.
+    /// The same for the chains of `iptables-legacy` alone, which costs a few microseconds where there are none: the kernel
+    /// does not tell of their changes, so that this is for every moment at which a way is needed.
+    pub fn open_legacy_passages(&self) -> Result<()> {
+        self.open_legacy(Haste::Start).map(drop)
+    }
+
+    fn open_legacy(&self, haste: Haste) -> Result<Vec<String>> {
+        let found = self.legacy.open(&self.table, haste);
+        if found.open {
+            self.mark()?;
+        }
+        found.failed.map_or_else(|| Ok(found.closed.into_iter().map(str::to_owned).collect()), Err)
+    }
+
+    /// Marks containers' packets from now on.
+    fn mark(&self) -> Result<()> {
+        let state = self.state.lock().expect("a change does not panic");
+        if self.seen.passed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let marked = self.change(&state, write_passing);
+        self.seen.passed.store(marked.is_ok(), Ordering::Release);
+        marked
+    }
+
+    /// Takes the rules of [`Firewall::open_passages`] back, for when no container is there any more and the engine ends.
     pub fn close_passages(&self) -> Result<()> {
-        passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)
+        let legacy = self.legacy.close(&self.table);
+        passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
+        legacy
     }
 
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the

@@ -1,11 +1,16 @@
 //! A way through chains that programs of the host share by custom and that drop what they do not know: `FORWARD` of
-//! iptables (ufw, and Docker, which sets its policy to drop), and `filter_FORWARD` of firewalld.
+//! iptables (ufw, and Docker, which sets its policy to drop), and `filter_FORWARD` of firewalld. These are chains of nftables
+//! here; those of `iptables-legacy` are passed by [`legacy`].
 //!
 //! A packet passes a hook only when every chain there accepts it, so accepting it in a table of ours is not enough. The
 //! engine's table marks what comes from or goes to its bridges ([`MARK`]), before those chains see it; where one of them
 //! would drop it, one rule at its beginning accepts the mark there: the engine's table alone then decides. The rule carries
 //! the table's name as its comment, which iptables and nft show, is put back when it is lost, and is all that is ever
 //! written into a table of others. Chains that somebody wrote by hand are left alone: [`open`] only names them.
+
+pub(crate) mod legacy;
+pub(crate) mod lock;
+mod xtables;
 
 use crate::error::Result;
 use crate::netlink::{Batch, Socket, attributes, flags};

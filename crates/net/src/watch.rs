@@ -1,17 +1,18 @@
 //! Hears of changes to the engine's table by others, and to the chains of others that containers' packets pass.
 //!
-//! The kernel tells every listener of every change, with the number of the socket that made it; what the engine's own
-//! socket did is passed over. When more was told than the listener could hold, something of ours may have been among it.
+//! The kernel tells every listener of every change of nftables, with the number of the socket that made it; what the
+//! engine's own socket did is passed over. When more was told than the listener could hold, something of ours may have been
+//! among it. Of changes by `iptables-legacy` it does not tell, but of that program's letting its lock go.
 
 use crate::error::{Error, Result};
 use crate::firewall::Seen;
 use crate::netlink::{Socket, attributes, message};
 use crate::nft::SUBSYSTEM;
-use crate::passage;
+use crate::passage::lock::LockWatch;
+use crate::passage::{self, legacy};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -25,14 +26,15 @@ const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
-    table: Vec<u8>,
+    lock: Option<LockWatch>,
+    table: String,
     own_port: u32,
     seen: Arc<Seen>,
 }
 
 impl Watch {
     pub(crate) fn open(table: &str, own_port: u32, seen: Arc<Seen>) -> Result<Watch> {
-        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, table: [table.as_bytes(), b"\0"].concat(), own_port, seen })
+        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, lock: LockWatch::open(), table: table.to_owned(), own_port, seen })
     }
 
     /// Blocks until something of ours was changed by others; [`crate::Firewall::repair`] then makes it anew, and
@@ -45,13 +47,17 @@ impl Watch {
     /// True when what has come so far says so; waits for the first of it.
     fn wait_until_readable(&mut self) -> Result<bool> {
         let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
-        let mut polled = [PollFd::new(&self.socket.0, PollFlags::IN)];
+        let lock = self.lock.iter().map(|lock| PollFd::new(lock, PollFlags::IN));
+        let mut polled: Vec<PollFd<'_>> = [PollFd::new(&self.socket.0, PollFlags::IN)].into_iter().chain(lock).collect();
         rustix::io::retry_on_intr(|| poll(&mut polled, None)).map_err(fail)?;
-        self.poll()
+        let had = polled.get(1).is_some_and(|lock| !lock.revents().is_empty());
+        if let Some(lock) = self.lock.as_ref().filter(|_| had) {
+            lock.settle();
+        }
+        Ok(self.poll()? || had && legacy::is_closed(&self.table))
     }
 
-    /// Reads what has come, without waiting: true when something that is ours to mend was changed by others. For a caller that waits
-    /// for [`Watch::as_fd`] to become readable in its own way.
+    /// Reads what has come, without waiting: true when something that is ours to mend was changed by others.
     pub fn poll(&mut self) -> Result<bool> {
         let mut buffer = vec![0; 64 << 10];
         let (mut ours, mut passages) = (false, false);
@@ -71,6 +77,7 @@ impl Watch {
         if ours {
             self.seen.damaged.store(true, Ordering::Release);
         }
+        passages |= self.lock.as_ref().is_some_and(LockWatch::poll) && legacy::is_closed(&self.table);
         Ok(ours || passages)
     }
 
@@ -80,7 +87,10 @@ impl Watch {
         let passed = self.seen.passed.load(Ordering::Acquire);
         while let Some((kind, _, payload, next)) = message(bytes) {
             let by = bytes.get(12..16).map_or(0, |port| u32::from_ne_bytes([port[0], port[1], port[2], port[3]]));
-            let named = || attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == 1 && value == self.table);
+            let named = || {
+                attributes(payload.get(4..).unwrap_or_default())
+                    .any(|(kind, value)| kind == 1 && value.strip_suffix(b"\0") == Some(self.table.as_bytes()))
+            };
             if kind != NEW_GENERATION && by != self.own_port {
                 ours |= named();
                 passages |= passage::concerns(kind, payload, passed);
@@ -88,11 +98,5 @@ impl Watch {
             bytes = next;
         }
         (ours, passages)
-    }
-}
-
-impl AsFd for Watch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.0.as_fd()
     }
 }

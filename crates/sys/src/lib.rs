@@ -8,6 +8,7 @@
 //! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
 //! - [`memory`] gives memory back, which the per-container monitor needs to stay small
 //! - [`net`] sets up the loopback interface of a fresh network namespace
+//! - [`xtables`] reads and replaces tables of iptables-legacy
 
 #![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]
 
@@ -18,6 +19,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod seccomp;
+pub mod xtables;
 
 use rustix::io::Errno;
 

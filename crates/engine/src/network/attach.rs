@@ -175,6 +175,7 @@ impl Networks {
                 } else {
                     attached?;
                 }
+                self.open_legacy_passages();
             }
             Options::Direct(direct) => {
                 let kind = match direct.kind {

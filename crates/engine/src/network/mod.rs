@@ -140,6 +140,13 @@ impl Networks {
         })
     }
 
+    /// Lets containers' packets pass the chains of `iptables-legacy`, of whose changes not everybody hears.
+    pub(crate) fn open_legacy_passages(&self) {
+        if let Err(error) = self.firewall.open_legacy_passages() {
+            tracing::warn!(error = crate::chain(&error), "cannot let containers' packets pass the rules of iptables-legacy");
+        }
+    }
+
     /// Takes back what [`Networks::open_passages`] wrote.
     pub(crate) fn close_passages(&self) {
         if let Err(error) = self.firewall.close_passages() {
