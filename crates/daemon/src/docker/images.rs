@@ -252,7 +252,9 @@ pub async fn remove(call: &Call, name: &str) -> Result<Response> {
 fn deleted(item: &Removed) -> models::ImageDeleteItem {
     match item {
         Removed::Untagged(name) => models::ImageDeleteItem { untagged: name.familiar(), ..models::ImageDeleteItem::default() },
-        Removed::Deleted(id) => models::ImageDeleteItem { deleted: id.to_string(), ..models::ImageDeleteItem::default() },
+        Removed::Deleted(id) | Removed::Layer(id) => {
+            models::ImageDeleteItem { deleted: id.to_string(), ..models::ImageDeleteItem::default() }
+        }
     }
 }
 
