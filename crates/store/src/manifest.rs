@@ -105,8 +105,8 @@ pub fn is_layer_type(media_type: &str) -> bool {
         "application/vnd.docker.image.rootfs.foreign.diff.tar",
     ];
     const PACKINGS: [&str; 9] = ["", "+gzip", ".gzip", "+zstd", ".zstd", "+xz", ".xz", "+bzip2", ".bzip2"];
-    let packed = |archive: &&str| media_type.strip_prefix(archive).is_some_and(|packing| PACKINGS.contains(&packing));
-    matches!(media_type, "" | "application/octet-stream") || ARCHIVES.iter().any(|archive| packed(&archive))
+    let packed = |archive: &str| media_type.strip_prefix(archive).is_some_and(|packing| PACKINGS.contains(&packing));
+    matches!(media_type, "" | "application/octet-stream") || ARCHIVES.iter().any(|archive| packed(archive))
 }
 
 /// What a manifest blob is.
