@@ -281,11 +281,12 @@ impl Pull {
         let (diff_ids, told) = watch::channel(None);
         let config = self.config(session, &chosen.content, diff_ids);
         let layers = self.layers(session, &ingest, &chosen.content.layers, &known, &alive, told);
-        let (config, layers) = tokio::try_join!(config, layers).inspect_err(|error| {
+        let judge = |error: &Error| {
             if error.condemns() {
                 ingest.spoil();
             }
-        })?;
+        };
+        let (config, layers) = tokio::try_join!(config, layers).inspect_err(judge)?;
         let by_digest = ImageRef { tag: None, digest: Some(digest.clone()), ..self.reference.clone() };
         let mut references = vec![by_digest];
         if self.reference.digest.is_none() {
@@ -298,7 +299,8 @@ impl Pull {
             layers,
             references,
         };
-        blocking(move || Ok(ingest.commit(image)?)).await
+        let recording = ingest.clone();
+        blocking(move || Ok(recording.commit(image)?)).await.inspect_err(judge)
     }
 
     /// The config, and the diff ids to who waits for them.

@@ -138,6 +138,26 @@ async fn an_image_that_is_here_does_not_come_again_with_another_word() {
     }
 }
 
+/// A layer that is here under a diff id of which the new config says another: the layer that came with it goes, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_here_does_not_pass_for_another() {
+    let first = Image::noise(79, &[20_000]);
+    let honest = Liar::with_manifest(&first, first.manifest.clone()).await;
+    let fixture = Fixture::new();
+    pull(&client(), &fixture.store, &honest.reference(), PullOptions::default()).await.0.unwrap();
+    let before = (fixture.files(), fixture.records());
+    let mut second = Image::noise(79, &[20_000, 30_000]);
+    let mut config: Value = serde_json::from_slice(&second.config).unwrap();
+    config["rootfs"]["diff_ids"][0] = json!(Digest::of(b"another"));
+    second.config = serde_json::to_vec(&config).unwrap();
+    let named = descriptor(&second.config, "application/vnd.oci.image.config.v1+json");
+    let liar = Liar::with_manifest(&second, changed(&second, |manifest| manifest["config"] = named)).await;
+    let error = pull(&client(), &fixture.store, &liar.reference(), PullOptions::default()).await.0.unwrap_err();
+    assert!(error.to_string().contains("its layers are not those its config names"), "{error}");
+    let files = fixture.settled(|files| files == before.0).await;
+    assert_eq!((files, fixture.records()), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_layers_are_refused_before_any_is_asked_for() {
     let image = Image::noise(72, &[1000]);
