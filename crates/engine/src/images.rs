@@ -97,6 +97,7 @@ impl Engine {
             match item {
                 Removed::Untagged(name) => self.image_event("untag", id, name.familiar()),
                 Removed::Deleted(id) => self.image_event("delete", id, id.to_string()),
+                Removed::Layer(_) => {}
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Connections: resolve, connect to the fastest address, through a proxy where one is set, with TLS.
 //!
-//! A connector that is `guarded` is for addresses that a registry named (redirects, token servers, foreign layers): it does
-//! not reach loopback and link-local addresses, so that nobody can make the engine ask the host's own services or a cloud's
-//! metadata service.
+//! A connector with a [`Guard`] is for addresses that a registry named (redirects, token servers, foreign layers): it does
+//! not reach link-local and loopback addresses, so that nobody can make the engine ask a cloud's metadata service or the
+//! host's own services.
 
-use crate::config::RegistryConfig;
+use crate::config::{RegistryConfig, is_loopback_name};
 use crate::error::{Error, TransportError};
 use crate::resolve::Resolver;
 use crate::tls::{TlsConfigs, handshake_error};
@@ -44,7 +44,38 @@ pub(crate) struct Dialer {
 #[derive(Clone)]
 pub(crate) struct Connector {
     pub dialer: Arc<Dialer>,
-    pub guarded: bool,
+    pub guard: Guard,
+}
+
+/// What a connector keeps away from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// Nothing: the user named the address.
+    Open,
+    /// Link-local addresses: a registry on this host may name this host, but not who is asked from here only.
+    LinkLocal,
+    /// Those, and this host.
+    ThisHost,
+}
+
+impl Guard {
+    /// For addresses that the registry with this name or address gives out.
+    pub fn of(registry: &str) -> Guard {
+        match registry.trim_matches(['[', ']']).parse() {
+            Ok(address) if is_this_host(address) => Guard::LinkLocal,
+            Ok(address) if is_forbidden(address) => Guard::Open,
+            _ if is_loopback_name(registry) => Guard::LinkLocal,
+            _ => Guard::ThisHost,
+        }
+    }
+
+    fn forbids(self, address: IpAddr) -> bool {
+        match self {
+            Guard::Open => false,
+            Guard::LinkLocal => is_forbidden(address) && !is_this_host(address),
+            Guard::ThisHost => is_forbidden(address),
+        }
+    }
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -105,15 +136,15 @@ impl Connector {
     async fn connect(&self, url: &Url) -> Result<Stream, TransportError> {
         let text = |error: Error| TransportError::Broken(error.to_string());
         let Some(proxy) = self.dialer.config.proxies.for_url(url).map_err(text)? else {
-            let tcp = self.dial(url, self.guarded).await?;
+            let tcp = self.dial(url, self.guard).await?;
             let inner = if url.is_https() { self.secure(url, Box::new(tcp)).await? } else { Box::new(tcp) };
             return Ok(Stream { inner, through_http_proxy: false });
         };
         // The proxy resolves the name; only an address written out can be judged here.
-        if let Some(address) = url.host.trim_matches(['[', ']']).parse().ok().filter(|address| self.guarded && is_forbidden(*address)) {
+        if let Some(address) = url.host.trim_matches(['[', ']']).parse().ok().filter(|address| self.guard.forbids(*address)) {
             return Err(TransportError::ForbiddenAddress { host: url.host.clone(), address: address.to_string() });
         }
-        let tcp: Box<dyn Duplex> = Box::new(self.dial(&proxy, false).await?);
+        let tcp: Box<dyn Duplex> = Box::new(self.dial(&proxy, Guard::Open).await?);
         let mut to_proxy = if proxy.is_https() { self.secure(&proxy, tcp).await? } else { tcp };
         if !url.is_https() {
             return Ok(Stream { inner: to_proxy, through_http_proxy: true });
@@ -123,9 +154,9 @@ impl Connector {
         Ok(Stream { inner: self.secure(url, to_proxy).await?, through_http_proxy: false })
     }
 
-    async fn dial(&self, url: &Url, guarded: bool) -> Result<TcpStream, TransportError> {
+    async fn dial(&self, url: &Url, guard: Guard) -> Result<TcpStream, TransportError> {
         let addresses = self.dialer.resolver.resolve(&url.host).await?;
-        if let Some(address) = addresses.iter().find(|address| guarded && is_forbidden(**address)) {
+        if let Some(address) = addresses.iter().find(|address| guard.forbids(**address)) {
             return Err(TransportError::ForbiddenAddress { host: url.host.clone(), address: address.to_string() });
         }
         let addresses: Vec<SocketAddr> = addresses.into_iter().map(|address| SocketAddr::new(address, url.port())).collect();
@@ -160,6 +191,13 @@ pub(crate) fn is_forbidden(address: IpAddr) -> bool {
             Some(v4) if v6.to_ipv4_mapped().is_some() => is_forbidden(v4.into()),
             _ => v6.is_loopback() || v6.is_unspecified() || (v6.segments()[0] & 0xffc0) == 0xfe80,
         },
+    }
+}
+
+fn is_this_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified(),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or_else(|| v6.is_loopback() || v6.is_unspecified(), |v4| is_this_host(v4.into())),
     }
 }
 
@@ -288,8 +326,8 @@ mod tests {
         let config = Arc::new(RegistryConfig::default());
         let resolver = Resolver::new("/etc/hosts".into(), "/etc/resolv.conf".into());
         let dialer = Arc::new(Dialer { config, resolver, tls: TlsConfigs::default() });
-        let guarded = Connector { dialer: dialer.clone(), guarded: true };
+        let guarded = Connector { dialer: dialer.clone(), guard: Guard::ThisHost };
         assert!(matches!(guarded.connect(&url).await, Err(TransportError::ForbiddenAddress { .. })));
-        assert!(Connector { dialer, guarded: false }.connect(&url).await.is_ok());
+        assert!(Connector { dialer, guard: Guard::LinkLocal }.connect(&url).await.is_ok());
     }
 }

@@ -365,6 +365,15 @@ impl Error {
         }
     }
 
+    /// The image is wrong, not the way to it: another attempt would end the same, so nothing of it is worth keeping.
+    pub(crate) fn condemns(&self) -> bool {
+        match self {
+            Error::Invalid { .. } | Error::DigestMismatch { .. } | Error::TooLarge { .. } | Error::Protocol { .. } => true,
+            Error::Store(error) => matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge),
+            _ => false,
+        }
+    }
+
     pub(crate) fn protocol(host: &str, reason: impl Into<String>) -> Self {
         Error::Protocol { host: host.to_owned(), reason: reason.into() }
     }

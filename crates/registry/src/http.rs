@@ -3,8 +3,8 @@
 //! Limits: a head within 30 s (`idle_timeout`), small documents within a minute, streams for as long as something moves.
 //! Redirects: ten, never from HTTPS to HTTP, and `Authorization` only goes to the origin it was made for.
 
-use crate::config::{RegistryConfig, is_loopback_name};
-use crate::connect::{Connector, Dialer, is_forbidden, proxy_authorization};
+use crate::config::RegistryConfig;
+use crate::connect::{Connector, Dialer, Guard, proxy_authorization};
 use crate::error::{Error, Refusal, Result, TransportError, printable};
 use crate::headers::{challenges, retry_after};
 use crate::resolve::Resolver;
@@ -119,6 +119,7 @@ pub(crate) struct Reply {
 pub(crate) struct Http {
     pub config: Arc<RegistryConfig>,
     direct: Hyper<Connector, RequestBody>,
+    neighbour: Hyper<Connector, RequestBody>,
     guarded: Hyper<Connector, RequestBody>,
 }
 
@@ -126,20 +127,20 @@ impl Http {
     pub fn new(config: Arc<RegistryConfig>) -> Self {
         let resolver = Resolver::new(config.hosts_file.clone(), config.resolv_conf.clone());
         let dialer = Arc::new(Dialer { config: config.clone(), resolver, tls: TlsConfigs::default() });
-        let client = |guarded| {
+        let client = |guard| {
             Hyper::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(Duration::from_secs(30))
                 .pool_max_idle_per_host(16)
                 .http1_max_headers(MAX_FIELDS)
                 .http1_max_buf_size(MAX_HEAD)
-                .build(Connector { dialer: dialer.clone(), guarded })
+                .build(Connector { dialer: dialer.clone(), guard })
         };
-        Http { direct: client(false), guarded: client(true), config }
+        Http { direct: client(Guard::Open), neighbour: client(Guard::LinkLocal), guarded: client(Guard::ThisHost), config }
     }
 
     /// Sends a request and follows redirects of questions (GET, HEAD). `origin` is the registry on whose behalf it is sent:
-    /// other hosts are asked under guard, unless the registry is on this host itself.
+    /// other hosts are asked under guard; of a registry on this host others here may be asked, too.
     pub async fn send(&self, call: Call, origin: &Url) -> Result<Reply> {
         let mut call = call;
         let credentials_for = call.url.clone();
@@ -188,8 +189,12 @@ impl Http {
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let local = is_loopback_name(&origin.host) || origin.host.trim_matches(['[', ']']).parse().is_ok_and(is_forbidden);
-        let client = if local || origin.host == url.host { &self.direct } else { &self.guarded };
+        let client = match Guard::of(&origin.host) {
+            _ if origin.host == url.host => &self.direct,
+            Guard::Open => &self.direct,
+            Guard::LinkLocal => &self.neighbour,
+            Guard::ThisHost => &self.guarded,
+        };
         let answer = self.patiently(client.request(request), activity).await.map_err(transport)?;
         let answer = answer.map_err(|error| transport(transport_error(&error, &url.authority())))?;
         let (parts, body) = answer.into_parts();

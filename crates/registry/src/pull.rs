@@ -281,7 +281,12 @@ impl Pull {
         let (diff_ids, told) = watch::channel(None);
         let config = self.config(session, &chosen.content, diff_ids);
         let layers = self.layers(session, &ingest, &chosen.content.layers, &known, &alive, told);
-        let (config, layers) = tokio::try_join!(config, layers)?;
+        let judge = |error: &Error| {
+            if error.condemns() {
+                ingest.spoil();
+            }
+        };
+        let (config, layers) = tokio::try_join!(config, layers).inspect_err(judge)?;
         let by_digest = ImageRef { tag: None, digest: Some(digest.clone()), ..self.reference.clone() };
         let mut references = vec![by_digest];
         if self.reference.digest.is_none() {
@@ -294,7 +299,8 @@ impl Pull {
             layers,
             references,
         };
-        blocking(move || Ok(ingest.commit(image)?)).await
+        let recording = ingest.clone();
+        blocking(move || Ok(recording.commit(image)?)).await.inspect_err(judge)
     }
 
     /// The config, and the diff ids to who waits for them.
@@ -352,8 +358,16 @@ impl Pull {
             let blob = ended.map_err(|_| Error::Cancelled("the pull of a layer"))??;
             here.insert(blob.digest.clone(), blob);
         }
-        let lost = |digest: &Digest| Error::invalid(format!("layer {digest}"), "it was fetched and is gone");
-        layers.iter().map(|layer| here.get(&layer.digest).cloned().ok_or_else(|| lost(&layer.digest))).collect()
+        let found = |layer: &Descriptor| {
+            let wrong = |reason: String| Error::invalid(format!("layer {}", layer.digest), reason);
+            let blob = here.get(&layer.digest).ok_or_else(|| wrong("it was fetched and is gone".into()))?;
+            // One that was here has not been compared with this manifest yet.
+            if blob.size != layer.size {
+                return Err(wrong(format!("it has {} bytes, {} were announced", blob.size, layer.size)));
+            }
+            Ok(blob.clone())
+        };
+        layers.iter().map(found).collect()
     }
 }
 

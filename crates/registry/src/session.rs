@@ -164,6 +164,9 @@ impl Session {
                     let reason = TransportError::Broken("unexpected EOF".into());
                     return Err(Error::Transport { method: "Get".into(), url, reason });
                 }
+                if bytes.len() as u64 > size {
+                    return Err(Error::invalid(format!("{what} {digest}"), format!("it has {} bytes, {size} were announced", bytes.len())));
+                }
                 let found = Digest::of(&bytes);
                 if found != *digest {
                     return Err(Error::DigestMismatch { what: what.to_owned(), wanted: digest.clone(), found });

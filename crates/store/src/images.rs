@@ -80,6 +80,8 @@ pub enum Removed {
     Untagged(ImageRef),
     /// The image is gone.
     Deleted(Digest),
+    /// A layer that no other image has in this place is gone; by its chain id, as Docker tells it.
+    Layer(Digest),
 }
 
 /// Which images a prune takes.
@@ -134,12 +136,34 @@ impl Index {
         }
     }
 
+    /// True when an image that is listed was made of this one.
+    fn has_children(&self, id: &Digest) -> bool {
+        self.images.values().any(|image| !image.record.hidden && image.record.parent.as_ref() == Some(id))
+    }
+
+    /// The layers, the topmost first, that only this stack of them needs; by their chain ids.
+    fn lonely_layers(&self, stack: &[Digest]) -> Vec<Digest> {
+        let shared = |count: usize| self.images.values().any(|image| image.config.rootfs.diff_ids.starts_with(&stack[..count]));
+        let below = (0..=stack.len()).rev().find(|count| *count == 0 || shared(*count)).unwrap_or(0);
+        chain_ids(stack).into_iter().skip(below).rev().collect()
+    }
+
     fn named_by_id(&self, query: &str, id: &Digest) -> bool {
         let by_name = ImageRef::parse(query).is_ok_and(|reference| {
             self.tags.get(&reference.tagged()) == Some(id) && reference.digest.is_none() || reference.digest.is_some()
         });
         !by_name
     }
+}
+
+/// The chain ids of layers, lowest first: what a layer is called together with those below it.
+fn chain_ids(layers: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::new();
+    for layer in layers {
+        let next = chain.last().map_or_else(|| layer.clone(), |below| Digest::of(format!("{below} {layer}").as_bytes()));
+        chain.push(next);
+    }
+    chain
 }
 
 /// The digits of a query that can be the start of an id.
@@ -207,6 +231,9 @@ impl Store {
             let digests: Vec<ImageRef> = index.digests_of(&id).cloned().collect();
             let users = in_use(&id);
             if index.named_by_id(query, &id) {
+                if index.has_children(&id) {
+                    return Err(conflict(&id.short(), "cannot be forced", "image has dependent child images".into()));
+                }
                 let repositories: HashSet<String> = tags.iter().chain(&digests).map(ImageRef::familiar_name).collect();
                 let several = tags.len() > 1 || repositories.len() > 1;
                 if several && !options.force {
@@ -248,16 +275,21 @@ impl Store {
             }
         }
         let mut removed: Vec<Removed> = untag.into_iter().map(Removed::Untagged).collect();
-        let (named, parent) = {
+        let (needed, parent, layers) = {
             let index = self.index.read().expect("the index is not poisoned");
             let named = index.tags_of(id).next().is_some() || index.digests_of(id).next().is_some();
-            (named, index.images.get(id).and_then(|image| image.record.parent.clone()))
+            let image = index.images.get(id);
+            let layers = image.map(|image| image.config.rootfs.diff_ids.clone()).unwrap_or_default();
+            (named || index.has_children(id), image.and_then(|image| image.record.parent.clone()), layers)
         };
-        if named || keep {
+        // An image that others were made of stays without a name, a step to them.
+        if needed || keep {
             return Ok(removed);
         }
         self.delete_image(id)?;
         removed.push(Removed::Deleted(id.clone()));
+        let lonely = self.index.read().expect("the index is not poisoned").lonely_layers(&layers);
+        removed.extend(lonely.into_iter().map(Removed::Layer));
         if let Some(parent) = parent.filter(|_| options.prune) {
             let lonely = {
                 let index = self.index.read().expect("the index is not poisoned");
@@ -265,7 +297,7 @@ impl Store {
                     && index.tags_of(&parent).next().is_none()
                     && index.digests_of(&parent).next().is_none()
                     && !index.is_used(&parent)
-                    && !index.images.values().any(|image| image.record.parent.as_ref() == Some(&parent))
+                    && !index.has_children(&parent)
             };
             if lonely {
                 removed.extend(self.remove_references(&parent, Vec::new(), false, options)?);

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What is being done with a layer.
@@ -87,11 +88,13 @@ pub struct NewImage {
 pub(crate) struct Pins {
     store: Arc<Store>,
     pinned: Mutex<Vec<Digest>>,
+    /// What has arrived in part shall not wait for another attempt.
+    spoilt: AtomicBool,
 }
 
 impl Pins {
     pub fn new(store: &Arc<Store>) -> Pins {
-        Pins { store: Arc::clone(store), pinned: Mutex::new(Vec::new()) }
+        Pins { store: Arc::clone(store), pinned: Mutex::new(Vec::new()), spoilt: AtomicBool::new(false) }
     }
 
     /// Pins what `choose` finds in the index; nothing can be collected between its look and the pins.
@@ -111,12 +114,13 @@ impl Pins {
 impl Drop for Pins {
     fn drop(&mut self) {
         let pinned = std::mem::take(self.pinned.get_mut().expect("pinning does not panic"));
+        let spoilt = *self.spoilt.get_mut();
         // In one step with the collection: nobody sees what is neither pinned nor needed.
         let mut database = self.store.database.lock().expect("a database write does not panic");
         let orphans = {
             let mut index = self.store.index.write().expect("the index is not poisoned");
             for digest in &pinned {
-                self.store.partials.release(digest);
+                self.store.partials.release(digest, spoilt);
                 if let Some(count) = index.pins.get_mut(digest) {
                     *count -= 1;
                     if *count == 0 {
@@ -189,6 +193,11 @@ impl Ingest {
             layers.find(|layer| layer.digest == *digest).map(|layer| layer.diff_id.clone())
         };
         self.known_layer(digest, &diff_id?)
+    }
+
+    /// The image turned out to be none: blobs that arrived in part for it, and that no other ingest counts on, go with it.
+    pub fn spoil(&self) {
+        self.pins.spoilt.store(true, Ordering::Relaxed);
     }
 
     /// How many bytes of a blob are here already: [`Ingest::fetch_layer`] will most likely ask for those after them.

@@ -78,6 +78,7 @@ pub use index::{IndexBlob, LayerBlob};
 pub use ingest::{Expected, Ingest, NewImage, Phase, Progress, Report};
 pub use limits::Limits;
 pub use load::{LoadOptions, Loaded};
+pub use manifest::is_layer_type;
 pub use outgoing::Outgoing;
 pub use overlay::MountOptions;
 pub use patch::ConfigPatch;

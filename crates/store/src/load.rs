@@ -7,7 +7,7 @@ use crate::config::{ImageConfig, null};
 use crate::error::{Error, Result};
 use crate::index::LayerBlob;
 use crate::ingest::{Ingest, NewImage, Report};
-use crate::manifest::{self, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST, check_count, matches};
+use crate::manifest::{self, Descriptor, Document, Manifest, OCI_INDEX, OCI_MANIFEST, check_count, is_layer_type, matches};
 use crate::spool::Files;
 use crate::store::Store;
 use naru_types::{Digest, ImageRef, Platform};
@@ -183,7 +183,9 @@ impl Archive<'_> {
     fn add_manifest(&self, image: &mut Described, found: &Found) {
         let same = found.manifest.layers.len() == image.layers.len()
             && found.manifest.layers.iter().zip(&image.layers).all(|(descriptor, layer)| {
-                self.files.layer(&layer.name).is_ok_and(|blob| blob.digest == descriptor.digest && blob.size == descriptor.size)
+                is_layer_type(&descriptor.media_type) && {
+                    self.files.layer(&layer.name).is_ok_and(|blob| blob.digest == descriptor.digest && blob.size == descriptor.size)
+                }
             });
         if !same {
             return;
@@ -304,6 +306,10 @@ impl Archive<'_> {
             let (layers, named) = (manifest.layers.len(), parsed.rootfs.diff_ids.len());
             return Err(invalid(format!("its manifest has {layers} layers, its config names {named}")));
         }
+        if let Some(other) = manifest.layers.iter().find(|layer| !is_layer_type(&layer.media_type)) {
+            let (digest, media_type) = (&other.digest, other.media_type.chars().take(100).collect::<String>());
+            return Err(invalid(format!("the media type {media_type:?} of {digest} is not that of a layer")));
+        }
         let layer = |(descriptor, diff_id): (&Descriptor, &Digest)| DescribedLayer {
             name: blob_name(&descriptor.digest),
             digest: Some(descriptor.digest.clone()),
@@ -317,6 +323,10 @@ impl Archive<'_> {
 
     /// Checks the layers against what the metadata says of them and records the image.
     fn take_in(&self, ingest: &Ingest, image: Described) -> Result<Digest> {
+        let os = ImageConfig::parse(&image.config)?.os;
+        if !matches!(os.as_str(), "linux" | "") {
+            return Err(invalid(format!("cannot load {:?} image on linux", os.chars().take(40).collect::<String>())));
+        }
         let mut layers: Vec<LayerBlob> = Vec::new();
         for described in image.layers {
             let mut layer = self.files.layer(&described.name)?;

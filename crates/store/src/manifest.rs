@@ -95,6 +95,20 @@ impl Manifest {
     }
 }
 
+/// Layers are archives, plain or packed in a known way; signatures, charts and what is encrypted are none. Simple tools
+/// leave the type out, or name the most general one.
+pub fn is_layer_type(media_type: &str) -> bool {
+    const ARCHIVES: [&str; 4] = [
+        OCI_LAYER,
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ];
+    const PACKINGS: [&str; 9] = ["", "+gzip", ".gzip", "+zstd", ".zstd", "+xz", ".xz", "+bzip2", ".bzip2"];
+    let packed = |archive: &str| media_type.strip_prefix(archive).is_some_and(|packing| PACKINGS.contains(&packing));
+    matches!(media_type, "" | "application/octet-stream") || ARCHIVES.iter().any(|archive| packed(archive))
+}
+
 /// What a manifest blob is.
 #[derive(Debug)]
 pub(crate) enum Document {
@@ -216,5 +230,24 @@ mod tests {
         }
         let many = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#, vec![config.clone(); 501].join(","));
         assert!(matches!(parse("m", many.as_bytes()), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn layers_are_archives() {
+        for (media_type, is_layer) in [
+            ("", true),
+            ("application/vnd.oci.image.layer.v1.tar", true),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", true),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", true),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", true),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
+            ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", false),
+            ("application/vnd.oci.image.layer.v1.tar+zip", false),
+            ("text/plain", false),
+            ("text/starlight", false),
+            ("application/vnd.dev.cosign.simplesigning.v1+json", false),
+        ] {
+            assert_eq!(is_layer_type(media_type), is_layer, "{media_type}");
+        }
     }
 }

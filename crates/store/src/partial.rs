@@ -1,7 +1,7 @@
 //! Blobs that have arrived in part: `partial/<hex>`.
 //!
 //! A blob that is fetched by its digest is written there and stays until its image is recorded, so that neither a failure of
-//! another layer nor the end of the process costs a byte that was received. What lies there is never believed: the next
+//! another layer nor the end of the process costs a byte that was received; of an image that is wrong nothing stays. What lies there is never believed: the next
 //! attempt passes it through all checks as if it came from the network. Nobody needs it for a day, and it is deleted.
 
 use crate::error::{At, Error, Result};
@@ -80,12 +80,19 @@ impl Partials {
         self.users.lock().expect("no holder panics").entry(digest.clone()).or_default().holders += 1;
     }
 
-    pub fn release(&self, digest: &Digest) {
+    /// Lets a blob go; by the last of its holders it is deleted if it is of no use to anybody.
+    pub fn release(&self, digest: &Digest, useless: bool) {
         let mut users = self.users.lock().expect("no holder panics");
         if let Some(user) = users.get_mut(digest) {
             user.holders -= 1;
             if user.holders == 0 {
                 users.remove(digest);
+                if useless && let Err(error) = self.remove(digest) {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot delete what arrived of a wrong image, the next prune does"
+                    );
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{At, Result};
 use crate::images::Image;
-use crate::index::IndexBlob;
+use crate::index::{IndexBlob, LayerBlob};
 use crate::manifest::{self, Descriptor, Document};
 use crate::store::Store;
 use naru_types::{Digest, Platform};
@@ -44,6 +44,8 @@ pub struct Variant {
     pub image: Option<Digest>,
     /// Bytes of the blobs that are here: manifest, config, layers as they travel.
     pub content_size: u64,
+    /// What of that is kept beside the unpacked layers: of a layer that travels plain only how to make it of its files again.
+    pub stored_size: u64,
     /// Bytes of the unpacked layers that are here.
     pub unpacked_size: u64,
 }
@@ -85,15 +87,17 @@ impl Store {
             let named = || descriptor.platform.as_ref().and_then(|platform| platform.parse());
             VariantKind::Image { platform: image.map(|image| image.config.platform()).or_else(named) }
         };
-        let content_size = image.map_or(0, |image| {
-            let layers: u64 = image.blobs.iter().map(|layer| layer.size).sum();
-            layers + image.config.raw().len() as u64 + descriptor.size
-        });
+        let sum = |size: &dyn Fn(&LayerBlob) -> u64| {
+            image.map_or(0, |image| image.blobs.iter().map(size).sum::<u64>() + image.config.raw().len() as u64 + descriptor.size)
+        };
+        let stored = |layer: &LayerBlob| std::fs::metadata(self.blob_path(&layer.digest)).map_or(0, |blob| blob.len());
+        let kept = |layer: &LayerBlob| if layer.is_compressed() { layer.size } else { stored(layer).min(layer.size) };
         Ok(Variant {
             target: Target { media_type, digest: descriptor.digest.clone(), size: descriptor.size },
             kind,
             image: image.map(|image| image.id.clone()),
-            content_size,
+            content_size: sum(&|layer| layer.size),
+            stored_size: sum(&kept),
             unpacked_size: image.map_or(0, |image| image.size),
         })
     }

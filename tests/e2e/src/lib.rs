@@ -4,6 +4,7 @@
 //! pipe of the test process and cleans up when it closes, so that a crashed or killed test leaves nothing either.
 
 pub mod registry;
+pub mod wire;
 
 use serde_json::Value;
 use std::io::{Read, Write};

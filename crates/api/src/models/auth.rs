@@ -33,6 +33,5 @@ impl std::fmt::Debug for AuthConfig {
 #[serde(default, rename_all = "PascalCase")]
 pub struct AuthResponse {
     pub status: String,
-    #[serde(skip_serializing_if = "is_zero")]
     pub identity_token: String,
 }

@@ -81,7 +81,10 @@ fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
         row.descriptor = Some(descriptor(&store.target(image)?));
     }
     if call.query.boolean("manifests") {
-        row.manifests = Some(manifests(&call.app, image)?);
+        let all = manifests(&call.app, image)?;
+        // Beside its platforms an image is what they are together.
+        row.size = all.iter().filter_map(|manifest| manifest["Size"]["Total"].as_i64()).sum();
+        row.manifests = Some(all);
     }
     Ok(row)
 }
@@ -239,6 +242,9 @@ fn reference(repo: &str, tag: &str) -> Result<ImageRef> {
     if reference.digest.is_some() {
         return Err(ApiError::invalid("refusing to create a tag with a digest reference"));
     }
+    if reference.familiar_name() == "sha256" {
+        return Err(ApiError::invalid("refusing to create an ambiguous tag using digest algorithm as name"));
+    }
     Ok(reference)
 }
 
@@ -252,7 +258,9 @@ pub async fn remove(call: &Call, name: &str) -> Result<Response> {
 fn deleted(item: &Removed) -> models::ImageDeleteItem {
     match item {
         Removed::Untagged(name) => models::ImageDeleteItem { untagged: name.familiar(), ..models::ImageDeleteItem::default() },
-        Removed::Deleted(id) => models::ImageDeleteItem { deleted: id.to_string(), ..models::ImageDeleteItem::default() },
+        Removed::Deleted(id) | Removed::Layer(id) => {
+            models::ImageDeleteItem { deleted: id.to_string(), ..models::ImageDeleteItem::default() }
+        }
     }
 }
 
@@ -435,7 +443,12 @@ async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
     for name in &names {
         call.app.engine.image(name)?;
         for platform in &options.platforms {
-            for_platform(&call.app, name, platform)?;
+            for_platform(&call.app, name, platform).map_err(|error| match error.kind {
+                ErrorKind::NotFound => {
+                    ApiError::new(ErrorKind::NotFound, format!("no suitable export target found for platform {platform}"))
+                }
+                _ => error,
+            })?;
         }
     }
     let app = Arc::clone(&call.app);

@@ -9,8 +9,9 @@ use base64::Engine as _;
 use http::{HeaderMap, HeaderName};
 use naru_api::filters::Filters;
 use naru_api::models;
+use naru_engine::EngineError;
 use naru_registry::{Credentials, Line, PullEvent, PullOptions, PushEvent, PushOptions, SearchFilters};
-use naru_types::ImageRef;
+use naru_types::{ErrorKind, ImageRef};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -105,6 +106,14 @@ impl Lines {
     }
 }
 
+/// A registry that does not know who we are: upon "unauthorized" Docker's client asks for a name and a password, and waits for
+/// them even without a terminal.
+fn refusal(error: EngineError) -> ApiError {
+    let error = ApiError::from(error);
+    let kind = if error.kind == ErrorKind::Unauthorized { ErrorKind::Forbidden } else { error.kind };
+    ApiError { kind, ..error }
+}
+
 /// Runs a transfer. What fails before there is something to tell is the answer's status; later failures are in the stream.
 /// When the client goes, the transfer is dropped.
 async fn transfer<F, T>(
@@ -123,7 +132,7 @@ where
     let (first, done) = tokio::select! {
         biased;
         line = receiver.recv() => (line, None),
-        result = &mut work => (None, Some(result?)),
+        result = &mut work => (None, Some(result.map_err(refusal)?)),
     };
     let (out, response) = body::stream("application/json");
     tokio::spawn(async move {
@@ -307,7 +316,8 @@ pub async fn search(call: &Call) -> Result<Response> {
         is_automated: flag("is-automated")?,
         stars: stars.collect::<Result<Vec<_>>>()?.into_iter().max(),
     };
-    let found = call.app.engine.search(term, limit.filter(|limit| *limit > 0), &wanted, &credentials(call.request.headers())).await?;
+    let found = call.app.engine.search(term, limit.filter(|limit| *limit > 0), &wanted, &credentials(call.request.headers())).await;
+    let found = found.map_err(refusal)?;
     let rows: Vec<models::ImageSearchItem> = found
         .into_iter()
         .map(|hit| models::ImageSearchItem {

@@ -8,6 +8,8 @@ use crate::template::{Missing, Scope, Template, Value};
 pub struct Row {
     pub fields: Value,
     pub labels: Option<std::collections::BTreeMap<String, String>>,
+    /// Fields that JSON has another word for.
+    json: Vec<(&'static str, Value)>,
 }
 
 impl Row {
@@ -15,7 +17,24 @@ impl Row {
     pub fn new(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
         let mut fields: Vec<(String, Value)> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         fields.sort_by(|a, b| a.0.cmp(&b.0));
-        Self { fields: Value::Map(fields), labels: None }
+        Self { fields: Value::Map(fields), labels: None, json: Vec::new() }
+    }
+
+    /// Gives a field another value in JSON.
+    pub fn with_json(mut self, field: &'static str, value: impl Into<Value>) -> Self {
+        self.json.push((field, value.into()));
+        self
+    }
+
+    /// The row as JSON; unlike the template function's own, Go's encoder escapes HTML here.
+    fn to_json(&self) -> String {
+        let mut fields = self.fields.clone();
+        if let Value::Map(entries) = &mut fields {
+            for (field, value) in &self.json {
+                entries.iter_mut().filter(|(name, _)| name == field).for_each(|entry| entry.1 = value.clone());
+            }
+        }
+        fields.to_json(true)
     }
 
     /// Offers `.Label "key"`.
@@ -57,7 +76,7 @@ impl Listing<'_> {
             },
         };
         match style {
-            Style::Json => Ok(rows.iter().map(|row| row.fields.to_json(true) + "\n").collect()),
+            Style::Json => Ok(rows.iter().map(|row| row.to_json() + "\n").collect()),
             Style::Template(text) => {
                 let template = parse(&text)?;
                 let mut out = String::new();
@@ -81,12 +100,10 @@ impl Listing<'_> {
     }
 
     fn execute(&self, template: &Template, row: &Row) -> Result<String> {
-        let methods = |name: &str, arguments: &[Value]| {
-            let labels = row.labels.as_ref()?;
-            match (name, arguments) {
-                ("Label", [Value::String(key)]) => Some(Value::String(labels.get(key).cloned().unwrap_or_default())),
-                _ => None,
-            }
+        let methods = |name: &str, arguments: &[Value]| match (name, arguments) {
+            ("Label", [Value::String(key)]) => Some(Value::String(row.labels.as_ref()?.get(key).cloned().unwrap_or_default())),
+            ("json", [dot]) if *dot == row.fields => Some(Value::String(row.to_json())),
+            _ => None,
         };
         let scope = Scope { data: &row.fields, methods: &methods, missing: Missing::FieldError(self.kind), titles: false };
         template.execute(&scope).map_err(|error| Failure::message(format!("template parsing error: {error}")))
@@ -162,6 +179,9 @@ mod tests {
         assert_eq!(render("table {{.Name}}"), "VOLUME NAME\nv1\n");
         assert_eq!(render("{{.Name}}\\t{{upper .Driver}}"), "v1\tLOCAL\n");
         assert_eq!(render("json"), "{\"Driver\":\"local\",\"Name\":\"v1\"}\n");
+        let row = || vec![Row::new([("Name", "<v>".into()), ("Official", "[OK]".into())]).with_json("Official", "true")];
+        let words = r#"{"Name":"\u003cv\u003e","Official":"true"} "<v>" [OK]"#.to_owned() + "\n";
+        assert_eq!(listing.render("{{json .}} {{json .Name}} {{.Official}}", &row()).expect("format"), words);
         assert_eq!(listing.render("table {{upper .Name}}", &rows()).expect("format"), "VOLUME NAME\nV1\n");
         assert_eq!(listing.render("{{.X", &[]).expect_err("unclosed").code(), 1);
         assert_eq!(listing.render("table {{truncate .Name 3}}|{{.Name | upper}}", &[]).expect("titles"), "VOLUME NAME|VOLUME NAME\n");

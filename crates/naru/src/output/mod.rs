@@ -4,6 +4,7 @@ pub mod format;
 pub mod progress;
 pub mod table;
 pub mod units;
+mod width;
 
 use std::io::Write as _;
 

@@ -1,6 +1,8 @@
 //! Columns as Go's tabwriter aligns them (minimum width 10, padding 3, blanks): a column is a run of lines that have a
 //! tab-ended cell there; the last cell of a line is not padded.
 
+use super::width;
+
 /// Least width of a padded cell.
 const MINIMUM: usize = 10;
 /// Blanks after the widest cell of a column.
@@ -26,7 +28,7 @@ pub fn align_with(text: &str, minimum: usize, padding: usize) -> String {
             }
             let length = lines[start..].iter().take_while(|cells| cells.len() > column + 1).count();
             let block = start..start + length;
-            let widest = lines[block.clone()].iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
+            let widest = lines[block.clone()].iter().map(|cells| width::of(cells[column])).max().unwrap_or(0);
             for line in block {
                 widths[line][column] = (widest + padding).max(minimum);
             }
@@ -41,7 +43,7 @@ pub fn align_with(text: &str, minimum: usize, padding: usize) -> String {
         for (column, cell) in cells.iter().enumerate() {
             out.push_str(cell);
             if column + 1 < cells.len() {
-                let missing = widths[i][column].saturating_sub(cell.chars().count());
+                let missing = widths[i][column].saturating_sub(width::of(cell));
                 out.extend(std::iter::repeat_n(' ', missing));
             }
         }
@@ -66,5 +68,6 @@ mod tests {
     #[test]
     fn characters_count_not_bytes() {
         assert_eq!(align("…\tx"), "…         x");
+        assert_eq!(align("日本語\tx"), "日本語    x");
     }
 }

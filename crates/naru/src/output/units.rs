@@ -1,5 +1,7 @@
 //! Sizes and durations in Docker's words.
 
+use super::width;
+
 /// Size with base 1000 and up to four significant digits: `1.984MB`.
 pub fn human_size(bytes: f64) -> String {
     human_size_precision(bytes, 4)
@@ -98,16 +100,20 @@ pub fn short_id(id: &str) -> &str {
     hex.get(..12).unwrap_or(hex)
 }
 
-/// Cuts text to a number of characters, the last of which becomes an ellipsis.
+/// Cuts text to a number of columns, the last of which becomes an ellipsis.
 pub fn ellipsis(text: &str, length: usize) -> String {
-    if text.chars().count() <= length {
+    if width::of(text) <= length {
         return text.to_owned();
     }
-    match length {
-        0 => String::new(),
-        1 => text.chars().take(1).collect(),
-        length => text.chars().take(length - 1).chain(['…']).collect(),
+    if length <= 1 {
+        return text.chars().take(length).collect();
     }
+    let mut columns = 0;
+    let kept = text.chars().take_while(|character| {
+        columns += width::of_char(*character);
+        columns < length
+    });
+    kept.chain(['…']).collect()
 }
 
 #[cfg(test)]

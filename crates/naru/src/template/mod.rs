@@ -245,6 +245,10 @@ impl Run<'_> {
             if self.scope.titles && functions::keeps_titles(name) {
                 return Ok(Some(arguments.into_iter().find(|value| matches!(value, Value::String(_))).unwrap_or_default()));
             }
+            // What the dot is as JSON is its own business.
+            if let ("json", Some(text)) = (name.as_str(), (self.scope.methods)(name, &arguments)) {
+                return Ok(Some(text));
+            }
             let value = functions::call(name, &arguments).map_err(|text| {
                 let at = first.position;
                 let source = rest.iter().fold(name.clone(), |all, argument| all + " " + &argument.source);

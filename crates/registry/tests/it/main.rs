@@ -5,6 +5,7 @@
 mod auth;
 mod faults;
 mod hostile;
+mod lies;
 mod proxies;
 mod proxy;
 mod pull;

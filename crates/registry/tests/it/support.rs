@@ -107,10 +107,21 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Fixture {
+        Fixture::with(Limits { reserve: 0, ..Limits::default() })
+    }
+
+    pub fn with(limits: Limits) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");
-        let store = open_store(&root);
+        let store = Arc::new(Store::open(&StoreConfig { root: root.clone(), limits, ..StoreConfig::default() }).unwrap());
         Fixture { store, root, _directory: directory }
+    }
+
+    /// Rows of all tables of the database: images, layers, names.
+    pub fn records(&self) -> i64 {
+        let database = rusqlite::Connection::open(self.root.join("store.db")).unwrap();
+        let count = "SELECT (SELECT count(*) FROM image) + (SELECT count(*) FROM layer) + (SELECT count(*) FROM reference)";
+        database.query_row(count, [], |row| row.get(0)).unwrap()
     }
 
     /// Files of blobs, layers and parts of blobs.

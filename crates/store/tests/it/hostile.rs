@@ -91,6 +91,8 @@ fn refused_layers_leave_nothing() {
         ("cut in the data", plain[..2000].to_vec()),
         ("cut in the header", plain[..300].to_vec()),
         ("gzip cut", gzip(&plain)[..40].to_vec()),
+        ("xz cut", xz(&plain)[..60].to_vec()),
+        ("bzip2 cut", bzip2(&plain)[..40].to_vec()),
         ("zstd cut", zstd(&plain)[..20].to_vec()),
         ("no tar", b"hello world".repeat(100)),
         ("xz", b"\xfd7zXZ\0 whatever follows here".to_vec()),
@@ -108,6 +110,107 @@ fn refused_layers_leave_nothing() {
     }
     assert!(!PathBuf::from(outside).exists());
     assert_eq!(std::fs::read_dir(canary.path()).unwrap().count(), 0);
+}
+
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+    std::io::Write::write_all(&mut writer, bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut writer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    std::io::Write::write_all(&mut writer, bytes).unwrap();
+    writer.finish().unwrap()
+}
+
+/// What unpackers other than ours would read as more than one archive.
+#[test]
+fn what_follows_the_archive_is_its_digest_s_business() {
+    let fixture = Fixture::new();
+    let before = fixture.files();
+    let (layer, hidden) = (tar(&[file("a", "1")]), tar(&[file("hidden", "x")]));
+    let diff_id = Digest::of(&layer);
+    for (what, blob) in [
+        ("a second member", [gzip(&layer), gzip(&hidden)].concat()),
+        ("a second frame", [zstd(&layer), zstd(&hidden)].concat()),
+        ("rubbish after gzip", [&gzip(&layer)[..], b"rubbish"].concat()),
+        ("gzip within gzip", gzip(&gzip(&layer))),
+    ] {
+        let archive = docker_archive_of("x", &[blob], &config(std::slice::from_ref(&diff_id), ""));
+        let error = fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{what}: {error}");
+        assert_eq!(fixture.files(), before, "{what}");
+    }
+}
+
+#[test]
+fn images_for_other_systems_and_layers_of_other_kinds_are_refused() {
+    let fixture = Fixture::new();
+    let before = fixture.files();
+    let layer = tar(&[file("a", "1")]);
+    let id = Digest::of(&layer);
+    for os in ["windows", "../../x"] {
+        let config = format!(r#"{{"architecture":"amd64","os":"{os}","rootfs":{{"type":"layers","diff_ids":["{id}"]}}}}"#);
+        let archive = docker_archive_of("x", std::slice::from_ref(&layer), &config);
+        let error = fixture.load(&mut archive.as_slice(), &LoadOptions::default(), &|_| {}).expect_err(os);
+        assert!(error.to_string().contains(os), "{error}");
+        assert_eq!(fixture.files(), before, "{os}");
+    }
+    // Of a layout with another word for its layer; with docker's own listing beside it that word does not count.
+    let word = "application/vnd.oci.image.layer.v1.tar+gzip";
+    let layout = oci_layout_with("x:y", &[gzip(&layer)], std::slice::from_ref(&id), "application/vnd.example.layer.v1.unknown+gzip");
+    let error = fixture.load(&mut layout.as_slice(), &LoadOptions::default(), &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("is not that of a layer"), "{error}");
+    assert_eq!(fixture.files(), before);
+    fixture.load(&mut oci_layout_with("x:y", &[gzip(&layer)], &[id], word).as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
+}
+
+#[test]
+fn the_longest_names_and_rights_of_all_kinds_are_kept() {
+    let fixture = Fixture::new();
+    let name = "n".repeat(255);
+    // Version 2: user rw, group r, mask r, other none, and user 1000 r.
+    let acl: Vec<u8> = [[2, 0, 0, 0].as_slice(), &acl_entry(1, 6, u32::MAX), &acl_entry(2, 4, 1000), &acl_entry(4, 4, u32::MAX)]
+        .into_iter()
+        .chain([acl_entry(0x10, 4, u32::MAX).as_slice(), &acl_entry(0x20, 0, u32::MAX)])
+        .flatten()
+        .copied()
+        .collect();
+    let entries = [
+        with(dir("./"), |e| (e.mode, e.uid) = (0, 1000)),
+        file(&name, "x"),
+        with(file("acl", "x"), |e| e.xattrs = vec![(b"system.posix_acl_access".to_vec(), acl.clone())]),
+        with(file("old", "x"), |e| e.mtime = -5_000_000_000),
+        with(file("future", "x"), |e| e.mtime = 1 << 40),
+    ];
+    let path = load_layer(&fixture, &tar(&entries)).unwrap();
+    assert_eq!(std::fs::read_to_string(path.join(&name)).unwrap(), "x");
+    let mut value = vec![0; 100];
+    let length = rustix::fs::lgetxattr(path.join("acl"), "system.posix_acl_access", value.as_mut_slice()).unwrap();
+    assert_eq!(value[..length], acl);
+    let mtime = |name: &str| std::fs::metadata(path.join(name)).unwrap().mtime();
+    // Whatever the file system's limits are: before its time is its beginning, after it its end.
+    assert!(mtime("old") <= 0 && mtime("future") >= i64::from(i32::MAX), "{} {}", mtime("old"), mtime("future"));
+    let id = ContainerId::random();
+    fixture.prepare(&id, Some(&fixture.find("evil").unwrap().id)).unwrap();
+    let root = std::fs::metadata(through(&fixture.mount(&id).unwrap())).unwrap();
+    assert_eq!((root.mode() & 0o7777, root.uid()), (0, 1000));
+    assert_eq!(fixture.check(true).unwrap(), []);
+}
+
+fn acl_entry(tag: u16, rights: u16, id: u32) -> [u8; 8] {
+    let [t0, t1] = tag.to_le_bytes();
+    let [r0, r1] = rights.to_le_bytes();
+    let [i0, i1, i2, i3] = id.to_le_bytes();
+    [t0, t1, r0, r1, i0, i1, i2, i3]
+}
+
+#[test]
+fn nobody_but_root_gets_at_the_store() {
+    let fixture = Fixture::new();
+    load_layer(&fixture, &tar(&[with(file("su", "x"), |e| e.mode = 0o4755)])).unwrap();
+    assert_eq!(std::fs::metadata(&fixture.config.root).unwrap().mode() & 0o7077, 0);
 }
 
 #[test]
@@ -409,16 +512,7 @@ fn a_client_that_goes_away_leaves_nothing() {
 fn bombs_in_every_format_stop_at_the_limit() {
     let limits = Limits { max_layer_size: 10 << 20, ..Limits::default() };
     let zeroes = tar(&[file("a", &"\0".repeat(6 << 20)), file("b", &"\0".repeat(6 << 20))]);
-    let xz = {
-        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
-        std::io::Write::write_all(&mut writer, &zeroes).unwrap();
-        writer.finish().unwrap()
-    };
-    let bzip2 = {
-        let mut writer = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-        std::io::Write::write_all(&mut writer, &zeroes).unwrap();
-        writer.finish().unwrap()
-    };
+    let (xz, bzip2) = (xz(&zeroes), bzip2(&zeroes));
     // A frame header that asks for a window of 2 GiB.
     let window = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa8][..], &[1, 0, 0]].concat();
     let diff_id = Digest::of(&zeroes);
@@ -434,15 +528,10 @@ fn bombs_in_every_format_stop_at_the_limit() {
 
 #[test]
 fn flipped_bits_in_xz_and_bzip2_are_found() {
-    use std::io::Write;
     let layer = tar(&[file("f", &"content ".repeat(200))]);
     let archive = docker_archive("x", std::slice::from_ref(&layer));
-    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
-    xz.write_all(&archive).unwrap();
-    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
-    bzip2.write_all(&archive).unwrap();
     let fixture = Fixture::new();
-    for (what, whole) in [("xz", xz.finish().unwrap()), ("bzip2", bzip2.finish().unwrap())] {
+    for (what, whole) in [("xz", xz(&archive)), ("bzip2", bzip2(&archive))] {
         for at in 0..whole.len() {
             let mut broken = whole.clone();
             broken[at] ^= 1 << (at % 8);

@@ -1,7 +1,7 @@
 //! Loading, naming, saving and removing images.
 
 use crate::support::*;
-use naru_store::{ImageUser, LoadOptions, Loaded, PruneOptions, RemoveOptions, Removed, SaveOptions};
+use naru_store::{CommitOptions, ImageConfig, ImageUser, LoadOptions, Loaded, PruneOptions, RemoveOptions, Removed, SaveOptions};
 use naru_types::{ContainerId, Digest, ImageRef};
 
 fn nobody(_: &Digest) -> Vec<ImageUser> {
@@ -108,7 +108,46 @@ fn removal_follows_dockers_rules() {
     assert!(fixture.list().iter().any(|image| image.id == id && image.tags.is_empty()));
     fixture.tag(&id, &named).unwrap();
     let removed = fixture.remove(&id.short(), plain, &nobody).unwrap();
-    assert_eq!(removed, [Removed::Untagged(named), Removed::Deleted(id)]);
+    let layer = Digest::of(&tar(&[file("a", "1")]));
+    assert_eq!(removed, [Removed::Untagged(named), Removed::Deleted(id), Removed::Layer(layer)]);
+    assert_eq!(fixture.files(), Fixture::new().files());
+}
+
+#[test]
+fn an_image_that_others_were_made_of_stays_as_a_step_to_them() {
+    let mut fixture = Fixture::new();
+    let base = image(&fixture, "base", &[&[file("a", "1")]]);
+    let child = |parent: &Digest, name: &str| {
+        let container = ContainerId::random();
+        fixture.prepare(&container, Some(parent)).unwrap();
+        std::fs::write(through(&fixture.mount(&container).unwrap()).join(name), name).unwrap();
+        let options = CommitOptions { reference: Some(ImageRef::parse(name).unwrap()), ..CommitOptions::default() };
+        let id = fixture.commit(&container, Some(parent), ImageConfig::default(), options).unwrap();
+        fixture.remove_snapshot(&container).unwrap();
+        id
+    };
+    let middle = child(&base, "middle");
+    let top = child(&middle, "top");
+    let options = RemoveOptions { force: true, prune: true };
+    for id in [&base, &middle] {
+        let message = fixture.remove(&id.hex(), options, &nobody).unwrap_err().to_string();
+        assert!(message.contains("(cannot be forced) - image has dependent child images"), "{message}");
+    }
+    let untagged = |name: &str| Removed::Untagged(ImageRef::parse(name).unwrap());
+    assert_eq!(fixture.remove("middle", options, &nobody).unwrap(), [untagged("middle")]);
+    assert_eq!(fixture.prune(PruneOptions { dangling_only: true }, &|_| true, &nobody).unwrap().0, []);
+    fixture.reopen();
+    assert_eq!(fixture.list().len(), 3);
+    assert_eq!(fixture.find(&middle.hex()).unwrap().tags, []);
+    // The step goes with the last image that needs it; the base has a name of its own.
+    let layers = fixture.find("top").unwrap().layers;
+    let chain = |below: &Digest, layer: &Digest| Digest::of(format!("{below} {layer}").as_bytes());
+    let second = chain(&layers[0], &layers[1]);
+    let third = chain(&second, &layers[2]);
+    let removed = fixture.remove("top", options, &nobody).unwrap();
+    assert_eq!(removed, [untagged("top"), Removed::Deleted(top), Removed::Layer(third), Removed::Deleted(middle), Removed::Layer(second)]);
+    assert_eq!(fixture.list().len(), 1);
+    fixture.remove("base", options, &nobody).unwrap();
     assert_eq!(fixture.files(), Fixture::new().files());
 }
 
@@ -137,7 +176,7 @@ fn a_forced_removal_leaves_a_containers_files() {
     let removed = fixture.remove("one", RemoveOptions { force: true, ..RemoveOptions::default() }, &|_| {
         vec![ImageUser { id: container.clone(), running: false }]
     });
-    assert_eq!(removed.unwrap().len(), 2);
+    assert_eq!(removed.unwrap(), [Removed::Untagged(ImageRef::parse("one").unwrap()), Removed::Deleted(id)], "the layer stays");
     assert!(fixture.list().is_empty() && fixture.find("one").is_err());
     fixture.reopen();
     assert!(fixture.list().is_empty());
@@ -157,7 +196,8 @@ fn a_new_image_takes_the_name() {
     let dangling = fixture.find(&old.hex()).unwrap();
     assert!(dangling.tags.is_empty());
     let (removed, freed) = fixture.prune(PruneOptions { dangling_only: true }, &|_| true, &nobody).unwrap();
-    assert_eq!((removed, freed), (vec![Removed::Deleted(old)], 1));
+    let layer = Digest::of(&tar(&[file("a", "1")]));
+    assert_eq!((removed, freed), (vec![Removed::Deleted(old), Removed::Layer(layer)], 1));
     assert_eq!(fixture.list().len(), 1);
 }
 

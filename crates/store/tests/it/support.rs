@@ -200,10 +200,15 @@ pub fn docker_archive_of(name: &str, blobs: &[Vec<u8>], config: &str) -> Vec<u8>
 
 /// An OCI layout of blobs as they are; the digests of the blobs are right.
 pub fn oci_layout(name: &str, blobs: &[Vec<u8>], diff_ids: &[Digest]) -> Vec<u8> {
+    oci_layout_with(name, blobs, diff_ids, "application/vnd.oci.image.layer.v1.tar+gzip")
+}
+
+/// The same with another media type of the layers.
+pub fn oci_layout_with(name: &str, blobs: &[Vec<u8>], diff_ids: &[Digest], layer_type: &str) -> Vec<u8> {
     let config = config(diff_ids, "");
     let descriptor =
         |kind: &str, bytes: &[u8]| format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, Digest::of(bytes), bytes.len());
-    let layers: Vec<String> = blobs.iter().map(|blob| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", blob)).collect();
+    let layers: Vec<String> = blobs.iter().map(|blob| descriptor(layer_type, blob)).collect();
     let manifest = format!(
         r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
         descriptor("application/vnd.oci.image.config.v1+json", config.as_bytes()),

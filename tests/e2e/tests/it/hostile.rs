@@ -369,6 +369,59 @@ fn entrypoints_that_cannot_run_are_named() {
     assert_eq!(daemon.ok(&["run", "--rm", BOX, "echo", "fine"]), "fine");
 }
 
+/// What an image says of its containers is checked as if a user had said it.
+#[test]
+fn configurations_of_images_are_not_believed() {
+    let daemon = shared();
+    let canary = Canary::new();
+    let (path, up) = (canary.path(), canary.up());
+    for (case, config, refused) in [
+        ("user of 2^31", r#""User":"2147483648""#.to_owned(), true),
+        ("user of 2^32", r#""User":"4294967296""#.into(), true),
+        ("negative user", r#""User":"-1""#.into(), true),
+        ("user in hexadecimal", r#""User":"0x0""#.into(), true),
+        ("user of two lines", r#""User":"root\nbob""#.into(), true),
+        ("user of many digits", r#""User":"1000000000000000000000""#.into(), true),
+        ("group of 2^32", r#""User":"1000:4294967296""#.into(), true),
+        ("relative directory", format!(r#""WorkingDir":"{up}""#), true),
+        ("directory beyond the root", format!(r#""WorkingDir":"/{up}""#), false),
+        ("relative volume", format!(r#""Volumes":{{"{up}":{{}}}}"#), true),
+        ("volume beyond the root", format!(r#""Volumes":{{"/{up}":{{}}}}"#), false),
+        ("volume of the root", r#""Volumes":{"/":{}}"#.into(), true),
+        ("volume of /proc", r#""Volumes":{"/proc":{}}"#.into(), true),
+        ("volume of /proc, hidden", r#""Volumes":{"/etc/../proc":{}}"#.into(), true),
+        ("volume of /sys", r#""Volumes":{"/sys":{}}"#.into(), true),
+        ("volume of /dev", r#""Volumes":{"/dev":{}}"#.into(), true),
+        ("NUL in the environment", r#""Env":["A=\u0000b"]"#.into(), true),
+        ("a variable without a name", r#""Env":["=x"]"#.into(), true),
+        ("a signal that is none", r#""StopSignal":"999""#.into(), true),
+        ("a port that is none", r#""ExposedPorts":{"99999/tcp":{}}"#.into(), true),
+        ("a check in negative time", r#""Healthcheck":{"Test":["CMD","true"],"Interval":-5}"#.into(), true),
+        ("privileges", r#""Privileged":true,"SecurityOpt":["seccomp=unconfined"],"CapAdd":["ALL"],"Devices":["/dev/mem"]"#.into(), false),
+        (
+            "labels of others",
+            r#""Labels":{"io.containers.autoupdate":"x","containerd.io/restart.loguri":"binary:///bin/sh"}"#.into(),
+            false,
+        ),
+    ] {
+        let tag = format!("{}:1", name("config"));
+        let loaded = daemon.feed(&["load"], &image(&tag, &[], &config));
+        let result = if loaded.code == 0 {
+            let script = format!("cat {path}/secret; grep -E '^CapEff:.*a80425fb$' /proc/self/status && echo ran");
+            let done = soon(daemon, &["run", "--rm", &tag, "/bin/busybox", "sh", "-c", &script]);
+            daemon.ok(&["rmi", "-f", &tag]);
+            done
+        } else {
+            loaded
+        };
+        assert_eq!(result.code != 0, refused, "{case}: {result:?}");
+        assert!(!refused || result.err.trim().len() > 20, "{case}: no reason: {result:?}");
+        assert!(refused || result.out.ends_with("ran\n"), "{case}: {result:?}");
+        assert!(!result.out.contains(SECRET), "{case}: {result:?}");
+        canary.untouched(case);
+    }
+}
+
 #[test]
 fn a_layer_that_grows_beyond_all_bounds_is_refused() {
     use std::io::Write;

@@ -156,8 +156,77 @@ fn filters_choose_images() {
 }
 
 #[test]
+fn an_image_that_others_were_made_of_stays_as_a_step_to_them() {
+    let daemon = Daemon::start();
+    let make = |base: &str, file: &str| {
+        let container = name("step");
+        daemon.ok(&["run", "--name", &container, base, "sh", "-c", &format!("echo {file} > /{file}")]);
+        daemon.ok(&["commit", &container, &format!("steps/{file}:1")]);
+        daemon.ok(&["rm", &container]);
+        daemon.ok(&["images", "-q", &format!("steps/{file}:1")])
+    };
+    let (lower, upper) = (make(BOX, "lower"), make("steps/lower:1", "upper"));
+    let dependent = format!("conflict: unable to delete {lower} (cannot be forced) - image has dependent child images");
+    for args in [&["rmi", &lower][..], &["rmi", "-f", &lower]] {
+        assert!(daemon.fails(1, args).contains(&dependent), "{args:?}");
+    }
+    assert_eq!(daemon.ok(&["rmi", "steps/lower:1"]), "Untagged: steps/lower:1");
+    assert!(daemon.fails(1, &["rmi", "-f", &lower]).contains(&dependent));
+    let steps = daemon.ok(&["history", "--format", "{{.ID}}", "steps/upper:1"]);
+    assert_eq!(steps.lines().take(2).collect::<Vec<_>>(), [&upper, &lower]);
+    assert!(daemon.ok(&["image", "prune", "-f"]).contains("reclaimed space: 0B"));
+    assert!(!daemon.ok(&["images", "-q"]).contains(&lower) && daemon.ok(&["images", "-aq"]).contains(&lower));
+    assert_eq!(daemon.ok(&["run", "--rm", "steps/upper:1", "cat", "/lower", "/upper"]), "lower\nupper");
+    // With the last image that needs it goes the step: two images, two layers.
+    let removed = daemon.ok(&["rmi", "steps/upper:1"]);
+    assert_eq!((removed.matches("Untagged: ").count(), removed.matches("Deleted: sha256:").count()), (1, 4), "{removed}");
+    assert!(daemon.fails(1, &["image", "inspect", &lower]).contains("No such image"));
+    daemon.until_clean();
+}
+
+#[test]
+fn platforms_that_are_not_there_are_named() {
+    let daemon = shared();
+    let saved = daemon.root.join("platform.tar").display().to_string();
+    let error = daemon.fails(1, &["save", "--platform", "linux/s390x", "-o", &saved, BOX]);
+    assert!(error.contains("no suitable export target found for platform linux/s390x"), "{error}");
+    assert!(!std::path::Path::new(&saved).exists(), "nothing is written");
+    daemon.ok(&["save", "-o", &saved, BOX]);
+    let error = daemon.fails(1, &["load", "--platform", "linux/s390x", "-i", &saved]);
+    assert!(error.contains("image archive has no image for linux/s390x"), "{error}");
+    let error = daemon.fails(1, &["load", "--platform", "nonsense", "-i", &saved]);
+    assert!(error.contains("unknown operating system or architecture"), "{error}");
+    assert!(daemon.ok(&["load", "--platform", "linux/amd64", "-i", &saved]).contains(&format!("Loaded image: {BOX}")));
+}
+
+#[test]
+fn a_tree_shows_what_is_on_disk() {
+    let daemon = Daemon::start();
+    daemon.ok(&["tag", BOX, "tree/second:1"]);
+    let tree = daemon.ok(&["images", "--tree", "--filter", "reference=box", "--filter", "reference=tree/*"]);
+    let lines: Vec<Vec<&str>> =
+        tree.lines().map(|line| line.split_whitespace().collect()).filter(|cells: &Vec<_>| !cells.is_empty()).collect();
+    let at = |start: &str| lines.iter().find(|cells| cells[0] == start).unwrap_or_else(|| panic!("{start}: {tree}"));
+    // The names stand above each other, what is told of the image beside the last one.
+    let (mut names, platform) = ([at(BOX), at("tree/second:1")], at("└─"));
+    names.sort_by_key(|cells| cells.len());
+    let [name, image] = names;
+    assert_eq!(name.len(), 1, "{tree}");
+    assert_eq!(platform[1], "linux/amd64");
+    // Name, id, what it takes, what travels: the layer travels plain and is kept once.
+    assert_eq!(image[2], platform[3], "{tree}");
+    assert!(bytes(image[2]) < bytes(image[3]) * 1.1, "{tree}");
+    for flag in ["--quiet", "--no-trunc"] {
+        assert!(daemon.fails(1, &["images", "--tree", flag]).contains("is not yet supported with --tree"), "{flag}");
+    }
+}
+
+#[test]
 fn names_that_cannot_be_are_told_so() {
     let daemon = shared();
+    for reference in ["sha256", "sha256:x"] {
+        assert!(daemon.fails(1, &["tag", BOX, reference]).contains("ambiguous tag using digest algorithm as name"), "{reference}");
+    }
     for verb in ["rmi", "history", "pull", "push", "save"] {
         let error = daemon.fails(1, &[verb, "reg.example/Team/app"]);
         assert!(error.contains("invalid reference format") && error.contains("must be lowercase"), "{verb}: {error}");

@@ -23,4 +23,5 @@ mod second_opinions;
 mod security;
 mod selinux;
 mod survival;
+mod travel;
 mod wires;

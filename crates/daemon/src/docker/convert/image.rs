@@ -95,7 +95,7 @@ fn manifest(app: &App, variant: &Variant) -> serde_json::Value {
         "ID": variant.target.digest.to_string(),
         "Descriptor": descriptor(&variant.target),
         "Available": variant.image.is_some(),
-        "Size": { "Content": variant.content_size, "Total": variant.content_size + variant.unpacked_size },
+        "Size": { "Content": variant.content_size, "Total": variant.stored_size + variant.unpacked_size },
     });
     match &variant.kind {
         VariantKind::Image { platform } => {

@@ -63,8 +63,10 @@ pub const HEADERS: &[(&str, &str)] = &[
 const NONE: &str = "<none>";
 
 async fn run(cx: Cx, options: Options) -> Result<i32> {
-    if options.tree && (options.quiet || options.format.is_some() || options.digests || options.no_trunc) {
-        return Err(Failure::message("--quiet, --no-trunc, --digests and --format cannot be used with --tree"));
+    let flags =
+        [("quiet", options.quiet), ("no-trunc", options.no_trunc), ("show-digest", options.digests), ("format", options.format.is_some())];
+    if let Some((flag, _)) = flags.iter().find(|(_, given)| options.tree && *given) {
+        return Err(Failure::message(format!("--{flag} is not yet supported with --tree")));
     }
     let mut filters = crate::commands::filters(&options.filter)?;
     if let Some(reference) = options.args.first() {

@@ -51,8 +51,7 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         query.push("filters", filters.to_json());
     }
     let auth = registry_auth::header_for(cx, asked(&options.args[0]));
-    let mut items = cx.client()?.image_search(&query, &auth).await?;
-    items.sort_by_key(|item| std::cmp::Reverse(item.star_count));
+    let items = cx.client()?.image_search(&query, &auth).await?;
     let rows: Vec<Row> = items
         .iter()
         .map(|item| {
@@ -63,10 +62,11 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
                 ("StarCount", item.star_count.to_string().into()),
                 ("IsOfficial", if item.is_official { "[OK]".into() } else { "".into() }),
             ])
+            .with_json("IsOfficial", item.is_official.to_string())
         })
         .collect();
     let listing = Listing {
-        kind: "*formatter.searchContext",
+        kind: "*registry.searchContext",
         headers: HEADERS,
         default: "{{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}",
         raw: None,

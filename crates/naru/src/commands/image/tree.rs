@@ -3,9 +3,10 @@
 use naru_api::models::ImageSummary;
 use serde_json::Value;
 
-use crate::output::units::human_size;
+use crate::output::units::human_size_precision;
 
 /// One line: name or branch and platform, id, disk usage, size of the content as it travels, marks.
+#[derive(Default)]
 struct Line {
     image: String,
     id: String,
@@ -16,28 +17,38 @@ struct Line {
 
 const HEADER: [&str; 5] = ["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA"];
 
-/// The whole tree as text; `U` marks what containers use.
+/// The whole tree as text; `U` marks what containers use. As Docker's: the names of an image stand above each other, the
+/// last one beside what is told of it, and images with platforms are set apart.
 pub fn render(images: &[ImageSummary]) -> String {
     let mut lines = Vec::new();
+    let spaced = images.iter().any(|image| platforms_of(image).next().is_some());
     for image in images {
-        let manifests: Vec<&Value> = image.manifests.iter().flatten().filter(|manifest| manifest["Kind"] == "image").collect();
-        let sum = |key: &str| manifests.iter().map(|manifest| manifest["Size"][key].as_f64().unwrap_or_default()).sum::<f64>();
-        let used = manifests.iter().any(|manifest| is_used(manifest));
+        let manifests: Vec<&Value> = platforms_of(image).collect();
+        let content = manifests.iter().map(|manifest| size(manifest, "Content")).sum::<f64>();
+        let used = image.containers > 0 || manifests.iter().any(|manifest| is_used(manifest));
         let mut names: Vec<String> = image.repo_tags.iter().flatten().cloned().collect();
-        if names.is_empty() {
-            names.push("<untagged>".to_owned());
+        let last = names.pop().unwrap_or_else(|| "<untagged>".to_owned());
+        if spaced && !lines.is_empty() {
+            lines.push(Line::default());
         }
-        for name in names {
-            lines.push(line(name, &image.id, sum("Total"), sum("Content"), used));
-        }
+        lines.extend(names.into_iter().map(|image| Line { image, ..Line::default() }));
+        lines.push(line(last, &image.id, image.size as f64, content, used));
         for (at, manifest) in manifests.iter().enumerate() {
             let branch = if at + 1 == manifests.len() { "└─" } else { "├─" };
-            let size = |key: &str| manifest["Size"][key].as_f64().unwrap_or_default();
             let id = manifest["ID"].as_str().unwrap_or_default();
-            lines.push(line(format!("{branch} {}", platform(manifest)), id, size("Total"), size("Content"), is_used(manifest)));
+            let name = format!("{branch} {}", platform(manifest));
+            lines.push(line(name, id, size(manifest, "Total"), size(manifest, "Content"), is_used(manifest)));
         }
     }
     table(&lines)
+}
+
+fn platforms_of(image: &ImageSummary) -> impl Iterator<Item = &Value> {
+    image.manifests.iter().flatten().filter(|manifest| manifest["Kind"] == "image")
+}
+
+fn size(manifest: &Value, key: &str) -> f64 {
+    manifest["Size"][key].as_f64().unwrap_or_default()
 }
 
 fn is_used(manifest: &Value) -> bool {
@@ -57,8 +68,8 @@ fn line(image: String, id: &str, usage: f64, content: f64, used: bool) -> Line {
     Line {
         image,
         id: id.get(..12).unwrap_or(id).to_owned(),
-        usage: human_size(usage),
-        content: human_size(content),
+        usage: human_size_precision(usage, 3),
+        content: human_size_precision(content, 3),
         extra: if used { "U".to_owned() } else { String::new() },
     }
 }
@@ -99,15 +110,21 @@ mod tests {
         };
         let image = ImageSummary {
             id: format!("sha256:{}", "ab".repeat(32)),
-            repo_tags: Some(vec!["app:1".into()]),
+            repo_tags: Some(vec!["app:0".into(), "app:1".into()]),
+            size: 2_000_000,
             manifests: Some(vec![manifest("amd64", 2_000_000, &["c"]), manifest("arm64", 0, &[]), json!({ "Kind": "attestation" })]),
             ..ImageSummary::default()
         };
-        let text = render(&[image]);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4, "{text}");
-        assert!(lines[1].starts_with("app:1") && lines[1].contains("2MB") && lines[1].ends_with('U'), "{text}");
-        assert!(lines[2].starts_with("├─ linux/amd64") && lines[2].contains("1MB"), "{text}");
-        assert!(lines[3].starts_with("└─ linux/arm64") && lines[3].contains("0B"), "{text}");
+        let next = ImageSummary { id: image.id.clone(), size: 1_234_567, ..ImageSummary::default() };
+        let told = "\
+IMAGE            ID             DISK USAGE   CONTENT SIZE   EXTRA
+app:0
+app:1            abababababab          2MB            1MB   U
+├─ linux/amd64   amd64amd64am          2MB            1MB   U
+└─ linux/arm64   arm64arm64ar           0B             0B
+
+<untagged>       abababababab       1.23MB             0B
+";
+        assert_eq!(render(&[image, next]), told);
     }
 }
