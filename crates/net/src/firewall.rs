@@ -32,7 +32,7 @@ use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
-use crate::passage;
+use crate::passage::{self, firewalld};
 use crate::watch::Watch;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -290,6 +290,7 @@ pub struct Firewall {
     state: Mutex<State>,
     /// What a [`Watch`] has seen since.
     seen: Arc<Seen>,
+    firewalld_decides: AtomicBool,
 }
 
 /// What others did.
@@ -430,6 +431,7 @@ impl Firewall {
             socket: Mutex::new(Socket::netfilter()?),
             state: Mutex::default(),
             seen: Arc::default(),
+            firewalld_decides: AtomicBool::default(),
         })
     }
 
@@ -441,10 +443,11 @@ impl Firewall {
 
     /// Lets containers' packets pass the chains that programs of the host share and that would drop them, and names those
     /// that drop them nevertheless, as `inet mine forward`: whoever wrote them should know that containers have no outside
-    /// behind them, whatever is accepted here.
+    /// behind them, whatever is accepted here. firewalld's, when it has to be asked, is [`Firewall::trust_bridges`]' to open.
     pub fn open_passages(&self) -> Result<Vec<String>> {
         let state = self.state.lock().expect("a change does not panic");
         let passages = passage::open(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
+        self.firewalld_decides.store(passages.firewalld_decides, Ordering::Release);
         if !passages.open.is_empty() && !self.seen.passed.swap(true, Ordering::AcqRel) {
             let marked = self.change(&state, write_passing);
             self.seen.passed.store(marked.is_ok(), Ordering::Release);
@@ -456,6 +459,35 @@ impl Firewall {
     /// Takes the rules of [`Firewall::open_passages`] back, for when no container is there any more.
     pub fn close_passages(&self) -> Result<()> {
         passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)
+    }
+
+    /// Whether [`Firewall::open_passages`] found a firewalld that lets nobody else write in its chains and has to be asked.
+    pub fn firewalld_decides(&self) -> bool {
+        self.firewalld_decides.load(Ordering::Acquire)
+    }
+
+    /// Has firewalld let pass what comes from the bridges, where it decides. Waits some seconds for it, if it must.
+    pub fn trust_bridges(&self) -> Result<()> {
+        if self.firewalld_decides() { firewalld::trust(&self.bridges()) } else { Ok(()) }
+    }
+
+    /// Takes [`Firewall::trust_bridges`] back, for one bridge or for all.
+    pub fn distrust(&self, bridge: Option<&LinkName>) -> Result<()> {
+        if !self.firewalld_decides() {
+            return Ok(());
+        }
+        // One that has ended has forgotten all of them.
+        self.open_passages()?;
+        match bridge {
+            _ if !self.firewalld_decides() => Ok(()),
+            Some(bridge) => firewalld::forget([bridge]),
+            None => firewalld::forget(&self.bridges()),
+        }
+    }
+
+    /// A copy: nobody may wait for firewalld and hold the state.
+    fn bridges(&self) -> Vec<LinkName> {
+        self.state.lock().expect("a change does not panic").bridges.keys().cloned().collect()
     }
 
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the
