@@ -127,6 +127,12 @@ pub enum Error {
         /// What was asked for.
         method: &'static str,
     },
+    /// A service is not on the system bus.
+    #[error("{service} is not on the system bus")]
+    NoService {
+        /// Who was asked.
+        service: &'static str,
+    },
     /// A service of the system bus does not do what was asked for.
     #[error("{service} refuses {method}: {reason}")]
     Refused {
@@ -160,7 +166,7 @@ impl Error {
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::NoParent { .. } | Error::BadParent { .. } => ErrorKind::InvalidArgument,
             Error::Kernel { .. } | Error::Answer { .. } | Error::File { .. } => ErrorKind::Internal,
-            Error::Bus { .. } | Error::BusAnswer { .. } | Error::Refused { .. } => ErrorKind::Internal,
+            Error::Bus { .. } | Error::BusAnswer { .. } | Error::NoService { .. } | Error::Refused { .. } => ErrorKind::Internal,
         }
     }
 

@@ -26,6 +26,9 @@ const REFUSAL: u8 = 3;
 /// A service that does not run is not started for being asked.
 const NO_AUTO_START: u8 = 2;
 
+/// What the bus says of a name that nobody has.
+const ABSENT: [&str; 2] = ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner"];
+
 const HEADER: usize = 16;
 
 /// An object of a service, and the interface by which it is spoken to.
@@ -92,11 +95,10 @@ impl Bus {
                 _ if answer.to != Some(self.serial) => {}
                 ANSWER => return Ok(answer.text.unwrap_or_default()),
                 REFUSAL => {
-                    return Err(Error::Refused {
-                        method,
-                        service: object.service,
-                        reason: answer.text.or(answer.error).unwrap_or_default(),
-                    });
+                    let service = object.service;
+                    let is_absent = answer.error.as_deref().is_some_and(|name| ABSENT.contains(&name));
+                    let reason = answer.text.or(answer.error).unwrap_or_default();
+                    return Err(if is_absent { Error::NoService { service } } else { Error::Refused { method, service, reason } });
                 }
                 _ => {}
             }

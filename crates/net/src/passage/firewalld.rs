@@ -22,6 +22,9 @@ const ZONE: &str = "trusted";
 /// All of an exchange. It answers within milliseconds, unless it is loading its rules.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two looks whether it has taken its name on the bus, which it does (2.5) when its table has been there for a while.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// Puts bridges that are in no zone into the one that is trusted.
 pub(crate) fn trust<'l>(bridges: impl IntoIterator<Item = &'l LinkName>) -> Result<()> {
     for_each(bridges, |bus, bridge| {
@@ -44,10 +47,16 @@ pub(crate) fn forget<'l>(bridges: impl IntoIterator<Item = &'l LinkName>) -> Res
 
 /// Does something for each bridge. That it is refused for one keeps it from no other.
 fn for_each<'l>(bridges: impl IntoIterator<Item = &'l LinkName>, mut act: impl FnMut(&mut Bus, &str) -> Result<()>) -> Result<()> {
-    let mut bus = Bus::connect(Instant::now() + PATIENCE)?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut bus = Bus::connect(deadline)?;
     let mut result = Ok(());
     for bridge in bridges {
-        match act(&mut bus, bridge.as_str()) {
+        let mut done = act(&mut bus, bridge.as_str());
+        while matches!(done, Err(Error::NoService { .. })) && Instant::now() < deadline {
+            std::thread::sleep(AGAIN);
+            done = act(&mut bus, bridge.as_str());
+        }
+        match done {
             Err(error @ Error::Refused { .. }) => result = Err(error),
             done => done?,
         }
