@@ -4,6 +4,8 @@
 //! how to (since 2.2), else its library's connection to the kernel makes the table with the owner's flag. `NARU_E2E_FIREWALLD`
 //! names a root file system whose firewalld is tried instead.
 
+#![expect(clippy::print_stderr, reason = "a test that cannot run here says why")]
+
 use crate::outside::{Case, HOST, OTHER, Place, World, check, program};
 use naru_e2e::{Daemon, PATIENCE};
 use std::io::{BufRead, BufReader, Write};
