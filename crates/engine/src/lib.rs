@@ -36,7 +36,7 @@ pub mod volumes;
 
 pub use error::{EngineError, Result, chain};
 pub use launch::Run;
-pub use naru_net::MARK as PACKET_MARK;
+pub use naru_net::{FIREWALLD_CHAIN, MARK as PACKET_MARK};
 pub use oci::parse_device_rule;
 
 use container::{Birth, Container, View};

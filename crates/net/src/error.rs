@@ -113,6 +113,36 @@ pub enum Error {
     /// A text does not parse.
     #[error(transparent)]
     Parse(#[from] ParseError),
+    /// The system bus cannot be reached, or not in time.
+    #[error("cannot {action} the system bus")]
+    Bus {
+        /// What was attempted.
+        action: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// What came from the system bus is not an answer.
+    #[error("the answer to {method} on the system bus cannot be read")]
+    BusAnswer {
+        /// What was asked for.
+        method: &'static str,
+    },
+    /// A service is not on the system bus.
+    #[error("{service} is not on the system bus")]
+    NoService {
+        /// Who was asked.
+        service: &'static str,
+    },
+    /// A service of the system bus does not do what was asked for.
+    #[error("{service} refuses {method}: {reason}")]
+    Refused {
+        /// What was asked for.
+        method: &'static str,
+        /// Who was asked.
+        service: &'static str,
+        /// What it says.
+        reason: String,
+    },
     /// A file of the host cannot be read or written.
     #[error("cannot {action} {path}")]
     File {
@@ -136,6 +166,7 @@ impl Error {
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::NoParent { .. } | Error::BadParent { .. } => ErrorKind::InvalidArgument,
             Error::Kernel { .. } | Error::Answer { .. } | Error::File { .. } => ErrorKind::Internal,
+            Error::Bus { .. } | Error::BusAnswer { .. } | Error::NoService { .. } | Error::Refused { .. } => ErrorKind::Internal,
         }
     }
 

@@ -32,7 +32,7 @@ use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
 use crate::nft::{self, Element, Expression, Set, Transaction, kind};
-use crate::passage::{self, legacy::Haste, legacy::Legacy};
+use crate::passage::{self, firewalld, legacy::Haste, legacy::Legacy};
 use crate::watch::Watch;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -291,6 +291,7 @@ pub struct Firewall {
     legacy: Legacy,
     /// What a [`Watch`] has seen since.
     seen: Arc<Seen>,
+    firewalld_decides: AtomicBool,
 }
 
 /// What others did.
@@ -432,6 +433,7 @@ impl Firewall {
             state: Mutex::default(),
             legacy: Legacy::default(),
             seen: Arc::default(),
+            firewalld_decides: AtomicBool::default(),
         })
     }
 
@@ -443,10 +445,12 @@ impl Firewall {
 
     /// Lets containers' packets pass the chains that programs of the host share and that would drop them, and names those
     /// that drop them nevertheless, as `inet mine forward`: whoever wrote them should know that containers have no outside
-    /// behind them, whatever is accepted here. The calling thread must be in the engine's network namespace.
+    /// behind them, whatever is accepted here. firewalld's, when it has to be asked, is [`Firewall::trust_bridges`]' to open.
+    /// The calling thread must be in the engine's network namespace.
     pub fn open_passages(&self) -> Result<Vec<String>> {
         let legacy = self.open_legacy(Haste::None);
         let passages = passage::open(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
+        self.firewalld_decides.store(passages.firewalld_decides, Ordering::Release);
         if !passages.open.is_empty() {
             self.mark()?;
         }
@@ -484,6 +488,35 @@ impl Firewall {
         let legacy = self.legacy.close(&self.table);
         passage::close(&self.socket.lock().expect("an exchange does not panic"), &self.table)?;
         legacy
+    }
+
+    /// Whether [`Firewall::open_passages`] found a firewalld that lets nobody else write in its chains and has to be asked.
+    pub fn firewalld_decides(&self) -> bool {
+        self.firewalld_decides.load(Ordering::Acquire)
+    }
+
+    /// Has firewalld let pass what comes from the bridges, where it decides. Waits some seconds for it, if it must.
+    pub fn trust_bridges(&self) -> Result<()> {
+        if self.firewalld_decides() { firewalld::trust(&self.bridges()) } else { Ok(()) }
+    }
+
+    /// Takes [`Firewall::trust_bridges`] back, for one bridge or for all.
+    pub fn distrust(&self, bridge: Option<&LinkName>) -> Result<()> {
+        if !self.firewalld_decides() {
+            return Ok(());
+        }
+        // One that has ended has forgotten all of them.
+        self.open_passages()?;
+        match bridge {
+            _ if !self.firewalld_decides() => Ok(()),
+            Some(bridge) => firewalld::forget([bridge]),
+            None => firewalld::forget(&self.bridges()),
+        }
+    }
+
+    /// A copy: nobody may wait for firewalld and hold the state.
+    fn bridges(&self) -> Vec<LinkName> {
+        self.state.lock().expect("a change does not panic").bridges.keys().cloned().collect()
     }
 
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the

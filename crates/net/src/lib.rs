@@ -6,7 +6,7 @@
 //! - [`dns`]: containers' names. [`hosts`], [`resolv`]: the container's files.
 //!
 //! No program is executed, no file of the host's configuration is changed, no other table or link is touched, but for one
-//! rule in a chain that would drop what containers send (`passage`). All calls
+//! rule in a chain that would drop what containers send, or, by D-Bus, an interface in a zone of firewalld (`passage`). All calls
 //! but those of [`proxy`] and [`dns`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
 //! is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
 
@@ -37,7 +37,7 @@ pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Pa
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan, write_parameter};
-pub use passage::MARK;
+pub use passage::{FIREWALLD_CHAIN, MARK};
 pub use rates::Rate;
 pub use rtnetlink::Link;
 pub use watch::Watch;

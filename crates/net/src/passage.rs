@@ -6,7 +6,11 @@
 //! engine's table marks what comes from or goes to its bridges ([`MARK`]), before those chains see it; where one of them
 //! would drop it, one rule at its beginning accepts the mark there: the engine's table alone then decides. The rule carries
 //! the table's name as its comment, which iptables and nft show, is put back when it is lost, and is all that is ever
-//! written into a table of others. Chains that somebody wrote by hand are left alone: [`open`] only names them.
+//! written into a table of others. Chains that somebody wrote by hand are left alone: [`open`] only names them. A firewalld
+//! that owns its table is asked instead, see [`firewalld`].
+
+mod dbus;
+pub(crate) mod firewalld;
 
 pub(crate) mod legacy;
 pub(crate) mod lock;
@@ -20,6 +24,9 @@ use rustix::io::Errno;
 /// Set in the mark of packets that come from or go to containers, which are the engine's table's to decide about. One bit,
 /// so that marks of others survive.
 pub const MARK: u32 = 1 << 29;
+
+/// firewalld's chain, as [`crate::Firewall::open_passages`] would name it.
+pub const FIREWALLD_CHAIN: &str = "inet firewalld filter_FORWARD";
 
 /// A chain that programs put their rules in side by side.
 fn is_shared(chain: &Chain) -> bool {
@@ -57,6 +64,8 @@ pub(crate) struct Passages {
     pub open: Vec<Chain>,
     /// Chains that drop what containers send: somebody's own, or such that nobody else may change.
     pub closed: Vec<Chain>,
+    /// firewalld owns its table.
+    pub firewalld_decides: bool,
 }
 
 /// Puts the rule in the chains that need it; `own` is the engine's table.
@@ -75,6 +84,7 @@ pub(crate) fn open(socket: &Socket, own: &str) -> Result<Passages> {
             match insert(socket, &chain, own) {
                 Ok(()) => found.open.push(chain),
                 // A table may have an owner (nft's flag), and may go at any time.
+                Err(error) if error.errno() == Some(Errno::PERM) && chain.table == "firewalld" => found.firewalld_decides = true,
                 Err(error) if matches!(error.errno(), Some(Errno::PERM | Errno::NOENT)) => found.closed.push(chain),
                 Err(error) => return Err(error),
             }

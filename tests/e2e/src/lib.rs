@@ -172,6 +172,8 @@ impl Daemon {
             .args(["--cgroup-parent", &format!("/ne{}", self.number)])
             .args(["--default-address-pool", &self.pool()])
             .args(&self.flags)
+            // Nothing of the host's is asked to do anything for a test.
+            .env("DBUS_SYSTEM_BUS_ADDRESS", self.bus())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -200,6 +202,11 @@ impl Daemon {
     fn pool(&self) -> String {
         let base = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(100, 64, 0, 0)) + self.number * 256);
         format!("base={base}/24,size=29")
+    }
+
+    /// Where it looks for a system bus: a name in its network namespace, which nobody has unless a test takes it.
+    pub fn bus(&self) -> String {
+        format!("unix:abstract={}", self.root.display())
     }
 
     /// The daemon's data root.

@@ -111,6 +111,9 @@ pub async fn info(call: &Call) -> Result<Response> {
     let names = |list: &[&str]| Some(list.iter().map(|name| (*name).to_owned()).collect());
     let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
     let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let engine = app.engine.clone();
+    // A firewall of the host may be asked for it.
+    let warnings = tokio::task::spawn_blocking(move || warnings(&engine)).await.unwrap_or_default();
     Ok(body::ok(&models::SystemInfo {
         id: app.id.clone(),
         containers: i64::try_from(views.len()).unwrap_or(i64::MAX),
@@ -163,7 +166,7 @@ pub async fn info(call: &Call) -> Result<Response> {
         live_restore_enabled: true,
         init_binary: "naru".into(),
         security_options: security_options(app),
-        warnings: Some(warnings(app)).filter(|list| !list.is_empty()),
+        warnings: Some(warnings).filter(|list| !list.is_empty()),
         ..models::SystemInfo::default()
     }))
 }
@@ -176,15 +179,18 @@ fn security_options(app: &App) -> Vec<String> {
 }
 
 /// What the host does to containers that its operator should know.
-fn warnings(app: &App) -> Vec<String> {
+fn warnings(engine: &naru_engine::Engine) -> Vec<String> {
     let obstacle = |chain: &String| {
         let mark = naru_engine::PACKET_MARK;
+        let remedy = match chain.as_str() {
+            naru_engine::FIREWALLD_CHAIN => "unless their bridges are in firewalld's zone trusted".to_owned(),
+            _ => format!("unless it accepts the mark {mark:#x}/{mark:#x}"),
+        };
         format!(
-            "WARNING: {chain} of the host's firewall drops forwarded packets: containers may not reach the outside or each other, \
-             unless it accepts the mark {mark:#x}/{mark:#x}"
+            "WARNING: {chain} of the host's firewall drops forwarded packets: containers may not reach the outside or each other, {remedy}"
         )
     };
-    app.engine.networks().open_passages().iter().map(obstacle).collect()
+    engine.networks().open_passages().iter().map(obstacle).collect()
 }
 
 /// A proxy without its password.

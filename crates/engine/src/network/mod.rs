@@ -32,11 +32,12 @@ use crate::events::{EventBus, ObjectKind};
 use create::Surroundings;
 use jiff::Timestamp;
 use naru_net::ports::Ports;
-use naru_net::{Firewall, LinkName, Links};
+use naru_net::{Firewall, LinkName, Links, Watch};
 use naru_runtime::spawner::{NetworkNamespace, Spawner};
 use naru_types::ContainerId;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 /// Ready namespaces kept.
 const WARM: usize = 4;
@@ -132,12 +133,17 @@ impl Networks {
     }
 
     /// Lets containers' packets pass the chains that programs of the host share; returns those that drop what containers
-    /// send nevertheless.
+    /// send nevertheless. May wait some seconds for a firewalld that does not answer.
     pub fn open_passages(&self) -> Vec<String> {
-        self.firewall.open_passages().unwrap_or_else(|error| {
+        let mut closed = self.firewall.open_passages().unwrap_or_else(|error| {
             tracing::warn!(error = crate::chain(&error), "cannot let containers' packets pass the rules of others");
             vec![]
-        })
+        });
+        if let Err(error) = self.firewall.trust_bridges() {
+            tracing::warn!(error = crate::chain(&error), "firewalld does not let containers' packets pass");
+            closed.push(naru_net::FIREWALLD_CHAIN.to_owned());
+        }
+        closed
     }
 
     /// Lets containers' packets pass the chains of `iptables-legacy`, of whose changes not everybody hears.
@@ -147,10 +153,17 @@ impl Networks {
         }
     }
 
-    /// Takes back what [`Networks::open_passages`] wrote.
+    /// Takes back what [`Networks::open_passages`] did.
     pub(crate) fn close_passages(&self) {
         if let Err(error) = self.firewall.close_passages() {
             tracing::warn!(error = crate::chain(&error), "cannot take the engine's rule out of the chains of others");
+        }
+        self.distrust(None);
+    }
+
+    fn distrust(&self, bridge: Option<&LinkName>) {
+        if let Err(error) = self.firewall.distrust(bridge) {
+            tracing::warn!(error = crate::chain(&error), "cannot have firewalld forget the networks' interfaces");
         }
     }
 
@@ -193,17 +206,20 @@ impl Networks {
 
     fn set_up(&self, entry: &Entry) -> Result<()> {
         self.make_link(entry)?;
-        match entry.rules() {
-            Some(rules) => Ok(self.firewall.add_bridge(rules)?),
-            None => Ok(()),
+        let Some(rules) = entry.rules() else { return Ok(()) };
+        self.firewall.add_bridge(rules)?;
+        if self.firewall.firewalld_decides() {
+            self.open_passages();
         }
+        Ok(())
     }
 
     fn tear_down(&self, entry: &Entry) {
-        if let Some(bridge) = entry.bridge()
-            && let Err(error) = self.firewall.remove_bridge(&bridge.name)
-        {
-            tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's rules");
+        if let Some(bridge) = entry.bridge() {
+            if let Err(error) = self.firewall.remove_bridge(&bridge.name) {
+                tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's rules");
+            }
+            self.distrust(Some(&bridge.name));
         }
         for link in entry.own_links().unwrap_or_default().into_iter().chain(self.made_parent(entry)) {
             if let Err(error) = self.links.remove(&link) {
@@ -288,37 +304,51 @@ impl Networks {
 
     /// Puts the rules back whenever another program has changed them, in a thread of its own.
     pub(crate) fn guard(self: &Arc<Self>) -> Result<()> {
-        for obstacle in self.open_passages() {
-            tracing::warn!(
-                chain = obstacle,
-                "rules of the host drop forwarded packets: containers may not reach the outside or each other"
-            );
-        }
-        let mut watch = self.firewall.watch()?;
+        let watch = self.firewall.watch()?;
+        // What nftables can do is done before the first container comes; the thread does it again and tells what fails.
+        self.firewall.open_passages().ok();
+        let (opened, is_opened) = std::sync::mpsc::channel();
         let networks = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("naru-firewall".into())
             .stack_size(256 << 10)
             .spawn(move || {
-                loop {
-                    if let Err(error) = watch.wait() {
-                        tracing::error!(
-                            error = crate::chain(&error),
-                            "the firewall is not watched any more; rules that others delete return with the next start"
+                if let Some(networks) = networks.upgrade() {
+                    for obstacle in networks.open_passages() {
+                        tracing::warn!(
+                            chain = obstacle,
+                            "rules of the host drop forwarded packets: containers may not reach the outside or each other"
                         );
-                        return;
                     }
-                    let Some(networks) = networks.upgrade() else { return };
-                    match networks.firewall.repair() {
-                        Ok(true) => tracing::warn!("another program changed the firewall rules of the networks; they are restored"),
-                        Ok(false) => {}
-                        Err(error) => tracing::error!(error = crate::chain(&error), "cannot restore the firewall rules of the networks"),
-                    }
-                    networks.open_passages();
                 }
+                // Nobody may be waiting.
+                opened.send(()).ok();
+                keep(&networks, watch);
             })
-            .map(drop)
-            .map_err(EngineError::io("start the thread that guards", "the firewall"))
+            .map_err(EngineError::io("start the thread that guards", "the firewall"))?;
+        if self.firewall.firewalld_decides() {
+            // Mostly it answers at once, and then no container starts before; one that does not keeps nobody waiting.
+            is_opened.recv_timeout(Duration::from_millis(300)).ok();
+        }
+        Ok(())
+    }
+}
+
+/// Mends what others change, as long as there are networks.
+fn keep(networks: &Weak<Networks>, mut watch: Watch) {
+    loop {
+        if let Err(error) = watch.wait() {
+            let error = crate::chain(&error);
+            tracing::error!(error, "the firewall is not watched any more; rules that others delete return with the next start");
+            return;
+        }
+        let Some(networks) = networks.upgrade() else { return };
+        match networks.firewall.repair() {
+            Ok(true) => tracing::warn!("another program changed the firewall rules of the networks; they are restored"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(error = crate::chain(&error), "cannot restore the firewall rules of the networks"),
+        }
+        networks.open_passages();
     }
 }
 

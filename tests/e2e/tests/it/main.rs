@@ -7,6 +7,7 @@ mod attach;
 mod attacks;
 mod faults;
 mod files;
+mod firewalld;
 mod health_events;
 mod hostile;
 mod image;

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The host's end of the cable.
-const HOST: [&str; 2] = ["10.90.0.1", "fd00:90::1"];
+pub(crate) const HOST: [&str; 2] = ["10.90.0.1", "fd00:90::1"];
 /// The other machine's end.
-const OTHER: [&str; 2] = ["10.90.0.2", "fd00:90::2"];
+pub(crate) const OTHER: [&str; 2] = ["10.90.0.2", "fd00:90::2"];
 
 /// Runs a program where this thread is; it must succeed.
 #[track_caller]
-fn program(line: &str) -> String {
+pub(crate) fn program(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let output = Command::new(words[0]).args(&words[1..]).output().expect("these tests need iproute2, util-linux and nftables");
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
@@ -30,7 +30,7 @@ fn program(line: &str) -> String {
 }
 
 /// A network namespace.
-struct Place {
+pub(crate) struct Place {
     name: &'static str,
     file: File,
     /// Keeps it; ends when its input does, also when this process is killed.
@@ -38,7 +38,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(name: &'static str) -> Place {
+    pub(crate) fn new(name: &'static str) -> Place {
         let mut keeper = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up; echo; read -r line"])
             .stdin(Stdio::piped())
@@ -50,13 +50,13 @@ impl Place {
         Place { name, file, keeper: Some(keeper) }
     }
 
-    fn of(daemon: &Daemon, container: &'static str) -> Place {
+    pub(crate) fn of(daemon: &Daemon, container: &'static str) -> Place {
         let pid = daemon.inspect(container)["State"]["Pid"].as_i64().unwrap();
         Place { name: container, file: File::open(format!("/proc/{pid}/ns/net")).unwrap(), keeper: None }
     }
 
     /// Runs something there, in a thread of its own.
-    fn run<R: Send>(&self, action: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn run<R: Send>(&self, action: impl FnOnce() -> R + Send) -> R {
         let there = || {
             move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             action()
@@ -65,12 +65,12 @@ impl Place {
     }
 
     /// Serves ports there: each client, by TCP or UDP, is told its address.
-    fn serve(&self, ports: &[u16]) -> Vec<Server> {
+    pub(crate) fn serve(&self, ports: &[u16]) -> Vec<Server> {
         self.run(|| ports.iter().map(|port| Server::new(*port)).collect())
     }
 
     /// What a server told this place of itself.
-    fn ask(&self, question: &str, patience: Duration) -> Option<IpAddr> {
+    pub(crate) fn ask(&self, question: &str, patience: Duration) -> Option<IpAddr> {
         let (kind, address) = question.split_once(' ').unwrap();
         let address: SocketAddr = address.parse().unwrap();
         self.run(|| {
@@ -105,7 +105,7 @@ impl Drop for Place {
 }
 
 /// A server of a port; ends with this value.
-struct Server(Arc<TcpListener>, Arc<UdpSocket>);
+pub(crate) struct Server(Arc<TcpListener>, Arc<UdpSocket>);
 
 impl Server {
     fn new(port: u16) -> Server {
@@ -137,15 +137,15 @@ impl Drop for Server {
 }
 
 /// A daemon on a host of its own with a cable to another machine.
-struct World {
-    daemon: Daemon,
-    host: Place,
-    other: Place,
+pub(crate) struct World {
+    pub daemon: Daemon,
+    pub host: Place,
+    pub other: Place,
 }
 
 impl World {
     /// Runs a test in a world; its thread is on the host.
-    fn with(flags: &[&str], test: impl FnOnce(&World) + Send) {
+    pub(crate) fn with(flags: &[&str], test: impl FnOnce(&mut World) + Send) {
         let (host, other) = (Place::new("host"), Place::new("other"));
         let (here, there) = (host.file.try_clone().unwrap(), other.keeper.as_ref().unwrap().id());
         Place { name: "host", file: here, keeper: None }.run(move || {
@@ -162,19 +162,19 @@ impl World {
                 far(&format!("route add default via {near}"));
             }
             let daemon = Daemon::with_flags(flags);
-            test(&World { daemon, host, other });
+            test(&mut World { daemon, host, other });
         });
     }
 
     /// A network with the subnets 10.90.<number>.0/24 and fd00:90:<number>::/64.
-    fn network(&self, name: &str, number: u8, flags: &[&str]) {
+    pub(crate) fn network(&self, name: &str, number: u8, flags: &[&str]) {
         let subnets = [format!("10.90.{number}.0/24"), format!("fd00:90:{number}::/64")];
         let words = ["network", "create", "--ipv6", "--subnet", &subnets[0], "--subnet", &subnets[1]];
         self.daemon.ok(&[&words[..], flags, &[name]].concat());
     }
 
     /// A container with the addresses 10.90.<number>.9 and fd00:90:<number>::9 that serves ports 80 and 81.
-    fn container(&self, name: &'static str, network: &str, number: u8, flags: &[&str]) -> (Place, Vec<Server>) {
+    pub(crate) fn container(&self, name: &'static str, network: &str, number: u8, flags: &[&str]) -> (Place, Vec<Server>) {
         let addresses = [format!("10.90.{number}.9"), format!("fd00:90:{number}::9")];
         let words = ["run", "-d", "--init", "--name", name, "--network", network, "--ip", &addresses[0], "--ip6", &addresses[1]];
         self.daemon.ok(&[&words[..], flags, &[BOX, "sleep", "1000"]].concat());
@@ -185,11 +185,11 @@ impl World {
 }
 
 /// Who asks whom, and from which address the server saw the question; none: no answer.
-type Case<'p> = (&'p Place, &'p str, Option<&'p str>);
+pub(crate) type Case<'p> = (&'p Place, &'p str, Option<&'p str>);
 
 /// Asks all at once and compares.
 #[track_caller]
-fn check(cases: &[Case<'_>]) {
+pub(crate) fn check(cases: &[Case<'_>]) {
     let judge = |(place, question, expected): &Case<'_>| {
         let expected = expected.map(|address| address.parse::<IpAddr>().unwrap());
         let start = Instant::now();
