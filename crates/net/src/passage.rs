@@ -11,13 +11,13 @@
 
 mod dbus;
 pub(crate) mod firewalld;
-
 pub(crate) mod legacy;
 pub(crate) mod lock;
+mod rules;
 mod xtables;
 
 use crate::error::Result;
-use crate::netlink::{Batch, Socket, attributes, flags};
+use crate::netlink::{Answer, Batch, Socket, attributes, flags};
 use crate::nft::{self, Chain, IPV4, IPV6};
 use rustix::io::Errno;
 
@@ -36,22 +36,30 @@ fn is_shared(chain: &Chain) -> bool {
     }
 }
 
-/// Ends in a refusal: by its policy, or as firewalld's by its last rule.
+/// Ends in a refusal, as it is made: by its policy, or as firewalld's by its last rule.
 fn refuses(chain: &Chain) -> bool {
     chain.drops || chain.table == "firewalld"
 }
 
-/// True for news of a table that [`open`] has to do with: a chain appeared there or its policy changed, or, `passed`
-/// telling that a rule of ours was put in one, something was deleted.
+/// Ends in a refusal by a rule for all packets, as iptables' `-A FORWARD -j REJECT`; the first such rule counts.
+fn has_refusal(socket: &Socket, chain: &Chain) -> Result<bool> {
+    Ok(list(socket, chain)?.iter().find_map(|rule| rules::refuses(&rule.0)).unwrap_or(false))
+}
+
+/// True for news of a table that [`open`] has to do with: a chain appeared there, its policy changed, or it got a rule that
+/// refuses; or, `passed` telling that a rule of ours was put in one, something was deleted.
 pub(crate) fn concerns(kind: u16, payload: &[u8], passed: bool) -> bool {
     const TABLE: u16 = 1;
+    const CHAIN: u16 = 2;
     let Some(family) = payload.first() else { return false };
-    let named = |name: &[u8]| attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == TABLE && value == name);
-    if !(matches!(*family, IPV4 | IPV6) && named(b"filter\0") || *family == nft::INET && named(b"firewalld\0")) {
+    let has =
+        |wanted: u16, name: &[u8]| attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == wanted && value == name);
+    if !(matches!(*family, IPV4 | IPV6) && has(TABLE, b"filter\0") || *family == nft::INET && has(TABLE, b"firewalld\0")) {
         return false;
     }
     match kind {
         nft::NEW_CHAIN => Chain::read(payload).is_some_and(|chain| is_shared(&chain) && refuses(&chain)),
+        nft::NEW_RULE => has(CHAIN, b"FORWARD\0") && rules::refuses(payload) == Some(true),
         nft::DELETE_TABLE | nft::DELETE_CHAIN | nft::DELETE_RULE => passed,
         _ => false,
     }
@@ -73,7 +81,7 @@ pub(crate) fn open(socket: &Socket, own: &str) -> Result<Passages> {
     let mut found = Passages::default();
     for chain in nft::forward_chains(socket)? {
         let is_own = chain.family == nft::INET && chain.table == own;
-        if is_own || !refuses(&chain) {
+        if is_own || !(refuses(&chain) || is_shared(&chain) && has_refusal(socket, &chain)?) {
             continue;
         }
         if !is_shared(&chain) {
@@ -136,14 +144,18 @@ fn insert(socket: &Socket, chain: &Chain, own: &str) -> Result<()> {
 fn rules_of(socket: &Socket, chain: &Chain, own: &str) -> Result<Vec<Vec<u8>>> {
     const HANDLE: u16 = 3;
     const USER_DATA: u16 = 7;
+    let comment = comment(own);
+    let is_ours = |answer: &Answer| answer.attributes(4).any(|(kind, value)| kind == USER_DATA && value == comment);
+    let handle = |answer: &Answer| answer.attributes(4).find(|(kind, _)| *kind == HANDLE).map(|(_, value)| value.to_vec());
+    Ok(list(socket, chain)?.iter().filter(|rule| is_ours(rule)).filter_map(handle).collect())
+}
+
+/// The rules of a chain, which may have gone.
+fn list(socket: &Socket, chain: &Chain) -> Result<Vec<Answer>> {
     let mut batch = Batch::default();
     name(&mut batch, nft::GET_RULE, flags::DUMP, "list the rules of", chain);
-    let comment = comment(own);
-    let is_ours = |answer: &crate::netlink::Answer| answer.attributes(4).any(|(kind, value)| kind == USER_DATA && value == comment);
-    let handle = |answer: &crate::netlink::Answer| answer.attributes(4).find(|(kind, _)| *kind == HANDLE).map(|(_, value)| value.to_vec());
     match socket.dump(batch) {
-        Ok(rules) => Ok(rules.iter().filter(|rule| is_ours(rule)).filter_map(handle).collect()),
         Err(error) if error.errno() == Some(Errno::NOENT) => Ok(vec![]),
-        Err(error) => Err(error),
+        result => result,
     }
 }

@@ -201,6 +201,25 @@ fn containers_pass_chains_of_iptables() {
 }
 
 #[test]
+fn containers_pass_a_refusal_at_the_end_of_a_chain() {
+    let run = |host: &Namespace, arguments: &str| host.tool("iptables-nft", &arguments.split(' ').collect::<Vec<_>>());
+    let refuse = "-A FORWARD -m comment --comment all -j REJECT --reject-with icmp-host-prohibited";
+    passes_through(
+        |host| {
+            if run(host, "-A FORWARD -m conntrack --ctstate INVALID -j DROP").is_none() {
+                eprintln!("there is no iptables-nft here");
+                return None;
+            }
+            run(host, refuse).map(drop)
+        },
+        |host| {
+            run(host, "-F FORWARD").unwrap();
+            run(host, refuse).unwrap();
+        },
+    );
+}
+
+#[test]
 fn containers_pass_ufw() {
     // In a mount namespace of its own, so that the host's ufw keeps its files.
     let ufw = |host: &Namespace, then: &str| {
