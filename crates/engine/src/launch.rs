@@ -1,8 +1,9 @@
 //! The effects of a container's life on the host: start, release, delete.
 //!
-//! A start is one blocking function on a worker thread, in the order: namespaces to join, root file system, volumes,
-//! user, network, specification, monitor. Each step that leaves something outside this process has its undo in
-//! [`Undo`], which runs when a later step fails; after a kill -9 the next start of the daemon does the same by
+//! A start is one blocking function on a worker thread. First a monitor is forked, which makes the cgroup meanwhile; then, in
+//! this order: root file system, namespaces to join, volumes, user, network, specification, and the monitor is told to start.
+//! Each step that leaves something outside this process has its undo in [`Undo`] or in the pending monitor, which runs when a
+//! later step fails; after a kill -9 the monitor takes back what it made, and the next start of the daemon the rest by
 //! [`crate::recover`].
 
 use crate::Inner;

@@ -6,9 +6,9 @@
 //! - [`dns`]: containers' names. [`hosts`], [`resolv`]: the container's files.
 //!
 //! No program is executed, no file of the host's configuration is changed, no other table or link is touched, but for one
-//! rule in a chain that would drop what containers send, or, by D-Bus, an interface in a zone of firewalld (`passage`). All calls
-//! but those of [`proxy`] and [`dns`] block for the time of a few system calls. Netlink is spoken by a small builder of our own: what
-//! is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
+//! rule in a chain that would drop what containers send, or, by D-Bus, an interface in a zone of firewalld (`passage`). All
+//! calls but those of [`proxy`] and [`dns`], and what firewalld is asked for, block for the time of a few system calls. Netlink
+//! is spoken by a small builder of our own: what is needed of rtnetlink and nf_tables is a dozen messages, sent in batches.
 
 #![warn(missing_docs)]
 

@@ -42,8 +42,8 @@ fn refuses(chain: &Chain) -> bool {
 }
 
 /// Ends in a refusal by a rule for all packets, as iptables' `-A FORWARD -j REJECT`; the first such rule counts.
-fn has_refusal(socket: &Socket, chain: &Chain) -> Result<bool> {
-    Ok(list(socket, chain)?.iter().find_map(|rule| rules::refuses(&rule.0)).unwrap_or(false))
+fn have_refusal(rules: &[Answer]) -> bool {
+    rules.iter().find_map(|rule| rules::refuses(&rule.0)).unwrap_or(false)
 }
 
 /// True for news of a table that [`open`] has to do with: a chain appeared there, its policy changed, or it got a rule that
@@ -81,12 +81,18 @@ pub(crate) fn open(socket: &Socket, own: &str) -> Result<Passages> {
     let mut found = Passages::default();
     for chain in nft::forward_chains(socket)? {
         let is_own = chain.family == nft::INET && chain.table == own;
-        if is_own || !(refuses(&chain) || is_shared(&chain) && has_refusal(socket, &chain)?) {
+        if is_own {
             continue;
         }
         if !is_shared(&chain) {
-            found.closed.push(chain);
-        } else if !rules_of(socket, &chain, own)?.is_empty() {
+            found.closed.extend(refuses(&chain).then_some(chain));
+            continue;
+        }
+        let rules = list(socket, &chain)?;
+        if !refuses(&chain) && !have_refusal(&rules) {
+            continue;
+        }
+        if !ours(&rules, own).is_empty() {
             found.open.push(chain);
         } else {
             match insert(socket, &chain, own) {
@@ -104,7 +110,7 @@ pub(crate) fn open(socket: &Socket, own: &str) -> Result<Passages> {
 /// Takes the rule out of all chains.
 pub(crate) fn close(socket: &Socket, own: &str) -> Result<()> {
     for chain in nft::forward_chains(socket)?.iter().filter(|chain| is_shared(chain)) {
-        for handle in rules_of(socket, chain, own)? {
+        for handle in ours(&list(socket, chain)?, own) {
             let mut batch = nft::begin(&chain.table);
             name(&mut batch, nft::DELETE_RULE, 0, "delete the engine's rule from", chain);
             batch.attribute(3, &handle);
@@ -140,14 +146,14 @@ fn insert(socket: &Socket, chain: &Chain, own: &str) -> Result<()> {
     nft::commit(batch, socket, &chain.table)
 }
 
-/// Handles of our rules in a chain.
-fn rules_of(socket: &Socket, chain: &Chain, own: &str) -> Result<Vec<Vec<u8>>> {
+/// Handles of our rules among these.
+fn ours(rules: &[Answer], own: &str) -> Vec<Vec<u8>> {
     const HANDLE: u16 = 3;
     const USER_DATA: u16 = 7;
     let comment = comment(own);
     let is_ours = |answer: &Answer| answer.attributes(4).any(|(kind, value)| kind == USER_DATA && value == comment);
     let handle = |answer: &Answer| answer.attributes(4).find(|(kind, _)| *kind == HANDLE).map(|(_, value)| value.to_vec());
-    Ok(list(socket, chain)?.iter().filter(|rule| is_ours(rule)).filter_map(handle).collect())
+    rules.iter().filter(|rule| is_ours(rule)).filter_map(handle).collect()
 }
 
 /// The rules of a chain, which may have gone.

@@ -216,9 +216,11 @@ impl Spawner {
             }),
             cgroup: preparation.cgroup,
         };
-        // It fits the socket's buffer, so that the monitor finds it when it comes to life.
-        ours.write_all(&encode(&opening)).map_err(Error::io("write to a monitor"))?;
         self.tell(&[OP_START], &[theirs.as_fd()])?;
+        // Only the monitor reads it, so that its length, of labels or device rules, is no matter.
+        drop(theirs);
+        ours.write_all(&encode(&opening))
+            .map_err(|error| Error::Unavailable(format!("the monitor of the container ended: {}", errno_of(&error))))?;
         Ok(Pending(Some(ours)))
     }
 

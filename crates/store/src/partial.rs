@@ -1,8 +1,9 @@
 //! Blobs that have arrived in part: `partial/<hex>`.
 //!
 //! A blob that is fetched by its digest is written there and stays until its image is recorded, so that neither a failure of
-//! another layer nor the end of the process costs a byte that was received; of an image that is wrong nothing stays. What lies there is never believed: the next
-//! attempt passes it through all checks as if it came from the network. Nobody needs it for a day, and it is deleted.
+//! another layer nor the end of the process costs a byte that was received; of an image that is wrong nothing stays. What
+//! lies there is never believed: the next attempt passes it through all checks as if it came from the network. Nobody needs
+//! it for a day, and it is deleted.
 
 use crate::error::{At, Error, Result};
 use naru_types::Digest;

@@ -155,10 +155,11 @@ impl Networks {
 
     /// Takes back what [`Networks::open_passages`] did.
     pub(crate) fn close_passages(&self) {
+        // First, for it looks at the chains as if a way were wanted.
+        self.distrust(None);
         if let Err(error) = self.firewall.close_passages() {
             tracing::warn!(error = crate::chain(&error), "cannot take the engine's rule out of the chains of others");
         }
-        self.distrust(None);
     }
 
     fn distrust(&self, bridge: Option<&LinkName>) {

@@ -1,9 +1,10 @@
 //! The monitor: execs, clients, logs, and its life without a daemon.
 
-use crate::rig::{Running, directory, read_streams, read_until, shell, spawner};
+use crate::rig::{Running, cgroup_parent, directory, read_streams, read_until, shell, spawner};
 use naru_runtime::FailureReason;
+use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{self, Event, LogFile, Request, Response};
-use naru_runtime::spawner::{RuntimeKind, Spawner};
+use naru_runtime::spawner::{Preparation, RuntimeKind, Spawner};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -283,4 +284,27 @@ pub fn external() {
     running.read_until("/dev/pts/0");
     running.write("word\n");
     assert!(running.finish().stdout.contains("got word"));
+}
+
+/// A start that is called off takes back what the monitor has made for it. What it is told may be long: nobody reads it
+/// before the fork.
+pub fn called_off() {
+    let state = directory("called-off");
+    let cgroup = Cgroup::new(&format!("{}/called-off-{}", cgroup_parent(), std::process::id())).unwrap();
+    let log = LogFile {
+        path: state.join("log"),
+        max_size: None,
+        max_files: 1,
+        compress: false,
+        attrs: BTreeMap::from([("label".into(), "x".repeat(2 << 20))]),
+    };
+    let made = (cgroup.path().to_owned(), Default::default());
+    let pending = spawner().prepare(Preparation { directory: state.clone(), log: Some(log), cgroup: Some(made) }).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !(cgroup.exists() && state.join("monitor.sock").exists()) {
+        assert!(Instant::now() < deadline, "nothing is made");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(pending);
+    assert!(!cgroup.exists() && !state.join("monitor.sock").exists());
 }
