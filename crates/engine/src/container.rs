@@ -5,6 +5,7 @@
 //! [`State::apply`] asks for; nothing else changes the state.
 
 mod connect;
+mod ready;
 mod streams;
 
 use crate::Inner;
@@ -79,6 +80,8 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// A command to the actor.
 pub(crate) enum Command {
+    /// It will be started in a moment.
+    MakeReady,
     Start(Reply<()>),
     Stop(StopOptions, Reply<()>),
     Restart(StopOptions, Reply<()>),
@@ -134,6 +137,12 @@ impl Container {
         let gone = || EngineError::NoSuchContainer(self.id.to_string());
         self.commands.send(command(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Makes its start ready, which is expected in a moment; see [`ready`].
+    pub fn make_ready(&self) {
+        // A container that is gone is not started either.
+        self.commands.send(Command::MakeReady).ok();
     }
 
     /// Starts it.
@@ -237,6 +246,7 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
         publisher,
         watch: birth.watch.map(monitor::subscribe),
         waiting_attach: Vec::new(),
+        ready: None,
         stop_waiters: Vec::new(),
         kill_at: None,
         restart_at: None,
@@ -259,6 +269,8 @@ struct Actor {
     watch: Option<mpsc::UnboundedReceiver<MonitorEvent>>,
     /// Clients that attached before the start.
     waiting_attach: Vec<AttachStream>,
+    /// A start that is prepared and not yet asked for.
+    ready: Option<ready::Ready>,
     stop_waiters: Vec<Reply<()>>,
     kill_at: Option<Instant>,
     restart_at: Option<Instant>,
@@ -300,6 +312,7 @@ impl Actor {
                         tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot restart");
                     }
                 }
+                () = until(self.ready.as_ref().map(|ready| ready.until)) => self.take_back().await,
                 command = queue.recv() => match command {
                     Some(command) => self.on_command(command).await,
                     None => return,
@@ -336,8 +349,12 @@ impl Actor {
     }
 
     async fn on_command(&mut self, command: Command) {
+        if ready::concerns(&command) {
+            self.take_back().await;
+        }
         // A reply whose asker has gone is dropped silently: `ok()` on sends below.
         match command {
+            Command::MakeReady => self.make_ready(),
             Command::Start(reply) => {
                 let result = self.apply(Input::Start).await;
                 reply.send(result).ok();
@@ -428,7 +445,8 @@ impl Actor {
 
     async fn launch(&mut self) -> Result<()> {
         let attach = std::mem::take(&mut self.waiting_attach);
-        let outcome = launch::launch(&self.engine, &self.view, attach).await;
+        let prepared = self.prepared().await;
+        let outcome = launch::launch(&self.engine, &self.view, prepared, attach).await;
         match outcome {
             Ok(launched) => {
                 self.watch = Some(monitor::subscribe(launched.watch));

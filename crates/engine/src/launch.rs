@@ -1,9 +1,10 @@
 //! The effects of a container's life on the host: start, release, delete.
 //!
-//! A start is one blocking function on a worker thread. First a monitor is forked, which makes the cgroup meanwhile; then, in
-//! this order: root file system, namespaces to join, volumes, user, network, specification, and the monitor is told to start.
-//! Each step that leaves something outside this process has its undo in [`Undo`] or in the pending monitor, which runs when a
-//! later step fails; after a kill -9 the monitor takes back what it made, and the next start of the daemon the rest by
+//! A start is made ready by one blocking function on a worker thread, [`prepare`]. First a monitor is forked, which makes the
+//! cgroup meanwhile; then, in this order: root file system, namespaces to join, volumes, user, network, specification. What
+//! comes of it is [`Prepared`], perhaps before the start is asked for; then the monitor is told to start. Each step that leaves
+//! something outside this process has its undo in [`Undo`] or in the pending monitor, which runs when a later step fails or the
+//! start is not asked for; after a kill -9 the monitor takes back what it made, and the next start of the daemon the rest by
 //! [`crate::recover`].
 
 use crate::Inner;
@@ -20,7 +21,7 @@ use naru_runtime::FailureReason;
 use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{Event, LogFile};
 use naru_runtime::selinux;
-use naru_runtime::spawner::{AttachStream, NetworkNamespace, Preparation, Rootfs, RuntimeKind, StartRequest};
+use naru_runtime::spawner::{AttachStream, NetworkNamespace, Pending, Preparation, Rootfs, RuntimeKind, StartRequest};
 use naru_runtime::spec::Device;
 use naru_store::MountOptions;
 use naru_types::ContainerId;
@@ -31,6 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// What a live run needs to be taken up again by another daemon; stored with the state.
@@ -44,6 +46,9 @@ pub struct Run {
     /// What is mounted by path on the host for it: the root file system for another OCI runtime, shared memory.
     pub mounts: Vec<PathBuf>,
 }
+
+/// When the network namespace that a start took is replaced: the new process and its client come first.
+const WARM_UP_DELAY: Duration = Duration::from_millis(20);
 
 /// Name of the file in the run directory that holds the [`Run`].
 const RUN_FILE: &str = "run.json";
@@ -70,35 +75,68 @@ pub(crate) struct Launched {
 }
 
 /// What a failed launch has to take back.
-struct Undo<'a> {
-    engine: &'a Inner,
-    id: &'a ContainerId,
+struct Undo {
+    engine: Arc<Inner>,
+    id: ContainerId,
     place: Place,
     mounts: Vec<PathBuf>,
     armed: bool,
 }
 
-impl Drop for Undo<'_> {
+impl Drop for Undo {
     fn drop(&mut self) {
         if self.armed {
             let run = Run { place: std::mem::take(&mut self.place), cgroup: String::new(), mounts: std::mem::take(&mut self.mounts) };
-            release_blocking(self.engine, self.id, &run);
+            release_blocking(&self.engine, &self.id, &run);
         }
     }
 }
 
-/// Starts the container and waits until its program runs.
-pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, attach: Vec<AttachStream>) -> Result<Launched> {
+/// All that a start needs but its process. Dropped, it is taken back, which blocks.
+pub(crate) struct Prepared {
+    run: Run,
+    request: StartRequest,
+    pending: Pending,
+    undo: Undo,
+}
+
+impl Prepared {
+    /// Has the monitor start the process; returns the connection to it.
+    fn start(mut self, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
+        self.request.attach = attach;
+        let control = self.undo.engine.spawner.start(self.pending, self.request)?;
+        self.undo.armed = false;
+        Ok((control, self.run))
+    }
+}
+
+/// Whether a start can be prepared before it is asked for: what it takes from other containers may change until then.
+pub(crate) fn stands_alone(spec: &ContainerSpec) -> bool {
+    !matches!(spec.network.mode, NetworkMode::Container(_))
+        && !matches!(spec.namespaces.pid, NamespaceMode::Container(_))
+        && !matches!(spec.namespaces.ipc, IpcMode::Container(_))
+        && spec.network.attachments.iter().all(|attachment| attachment.links.is_empty())
+}
+
+/// Starts the container, perhaps from what was prepared for it, and waits until its program runs.
+pub(crate) async fn launch(
+    engine: &Arc<Inner>,
+    view: &View,
+    prepared: Option<Prepared>,
+    attach: Vec<AttachStream>,
+) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
-    let (control, run) = tokio::task::spawn_blocking(move || prepare(&owner, &job_view, attach))
-        .await
-        .map_err(|_| EngineError::Gone("the thread that starts containers"))??;
+    let start = move || prepared.map_or_else(|| prepare(&owner, &job_view), Ok)?.start(attach);
+    let (control, run) =
+        tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
     match outcome {
         Ok((pid, at, watch)) => {
-            // The namespace that was taken is replaced when the start is over.
             let owner = Arc::clone(engine);
-            tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
+            tokio::spawn(async move {
+                tokio::time::sleep(WARM_UP_DELAY).await;
+                tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
+            });
             Ok(Launched { run, pid, at, watch })
         }
         Err(error) => {
@@ -151,7 +189,7 @@ fn run_directory(engine: &Inner, id: &ContainerId) -> Result<PathBuf> {
 }
 
 /// Everything before the monitor is asked to start the process. Blocks.
-fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
+pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
     let (id, spec) = (&view.id, &*view.spec);
     let directory = run_directory(engine, id)?;
     let runtime = engine.config.runtime(&spec.runtime)?;
@@ -163,7 +201,7 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         log: log_file(engine, id, spec),
         cgroup: runtime.is_none().then(|| cgroup.clone()),
     })?;
-    let mut undo = Undo { engine, id, place: Place::default(), mounts: vec![], armed: true };
+    let mut undo = Undo { engine: Arc::clone(engine), id: id.clone(), place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();
     let root = engine.store.mount_with(id, MountOptions { label, throwaway: spec.auto_remove })?;
     let hostname = hostname(view);
@@ -216,16 +254,14 @@ fn prepare(engine: &Inner, view: &View, attach: Vec<AttachStream>) -> Result<(st
         open_stdin: spec.process.open_stdin,
         stdin_once: spec.process.stdin_once,
         init: spec.process.init,
-        attach,
+        attach: vec![],
         runtime: kind,
     };
-    let control = engine.spawner.start(pending, request)?;
-    undo.armed = false;
-    Ok((control, run))
+    Ok(Prepared { run, request, pending, undo })
 }
 
 /// The container's network: a namespace of its own with its place on its networks, or another one to join.
-fn join_network(engine: &Inner, view: &View, undo: &mut Undo<'_>, join: &mut BTreeMap<&'static str, PathBuf>) -> Result<Option<OwnedFd>> {
+fn join_network(engine: &Inner, view: &View, undo: &mut Undo, join: &mut BTreeMap<&'static str, PathBuf>) -> Result<Option<OwnedFd>> {
     match engine.networks.join(engine, &view.spec)? {
         Joined::Own => {
             let fresh: NetworkNamespace = engine.networks.take_namespace(&engine.spawner)?;

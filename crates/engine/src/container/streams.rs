@@ -34,6 +34,7 @@ impl Actor {
                     stdout: streams.stdout,
                     stderr: streams.stderr,
                 });
+                self.make_ready();
                 Ok(ours)
             }
         }
