@@ -740,8 +740,13 @@ impl Actor {
             task.abort();
         }
         self.waiting_attach.clear();
-        launch::delete(&self.engine, &self.view, volumes).await?;
-        self.engine.db.delete_container(self.view.id.as_str()).await?;
+        // At the same time: files without a row have no owner after a crash, and a row whose files stay is put back.
+        let files = launch::delete(&self.engine, &self.view, volumes);
+        let (files, row) = tokio::join!(files, self.engine.db.delete_container(self.view.id.as_str()));
+        if let (Err(_), Ok(())) = (&files, &row) {
+            self.store_again().await?;
+        }
+        files.and(row)?;
         self.engine.forget(&self.view.id, &self.view.name);
         self.emit("destroy", &[]);
         self.view.removed = true;
@@ -751,6 +756,13 @@ impl Actor {
             waiter.send(Ok(())).ok();
         }
         Ok(())
+    }
+
+    async fn store_again(&self) -> Result<()> {
+        let spec = serde_json::to_string(&*self.view.spec).expect("specifications are plain data");
+        let state = serde_json::to_string(&self.view.state).expect("states are plain data");
+        let created = i64::try_from(self.view.created.as_nanosecond()).unwrap_or(i64::MAX);
+        self.engine.db.put_container(self.view.id.as_str(), created, spec, state).await
     }
 
     fn begin_health(&mut self) {

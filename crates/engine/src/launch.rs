@@ -47,8 +47,8 @@ pub struct Run {
     pub mounts: Vec<PathBuf>,
 }
 
-/// When the network namespace that a start took is replaced: the new process and its client come first.
-const WARM_UP_DELAY: Duration = Duration::from_millis(20);
+/// How long what nobody waits for is put off: processes that have just begun and clients that have just been answered come first.
+const BEHIND: Duration = Duration::from_millis(20);
 
 /// Name of the file in the run directory that holds the [`Run`].
 const RUN_FILE: &str = "run.json";
@@ -134,7 +134,7 @@ pub(crate) async fn launch(
         Ok((pid, at, watch)) => {
             let owner = Arc::clone(engine);
             tokio::spawn(async move {
-                tokio::time::sleep(WARM_UP_DELAY).await;
+                tokio::time::sleep(BEHIND).await;
                 tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
             });
             Ok(Launched { run, pid, at, watch })
@@ -200,6 +200,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         directory: directory.clone(),
         log: log_file(engine, id, spec),
         cgroup: runtime.is_none().then(|| cgroup.clone()),
+        throwaway: spec.auto_remove,
     })?;
     let mut undo = Undo { engine: Arc::clone(engine), id: id.clone(), place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();
@@ -492,6 +493,10 @@ fn shared_memory(directory: &Path, size: u64, label: Option<&str>) -> Result<Pat
 
 /// Frees what a run held outside its processes.
 pub(crate) async fn release(engine: &Arc<Inner>, id: &ContainerId, run: &Run) {
+    if run.mounts.is_empty() && !run.place.leaves_rules() {
+        // Only this process's memory: not worth another thread.
+        return release_blocking(engine, id, run);
+    }
     let (engine, id, run) = (Arc::clone(engine), id.clone(), run.clone());
     if tokio::task::spawn_blocking(move || release_blocking(&engine, &id, &run)).await.is_err() {
         tracing::error!("the thread that released a container's resources panicked");
@@ -531,13 +536,29 @@ pub(crate) async fn delete(engine: &Arc<Inner>, view: &View, volumes: bool) -> R
 /// that takes its time each file is some of it. The next start of the daemon finds what a crash leaves.
 pub(crate) fn delete_rest(engine: &Arc<Inner>, id: &ContainerId) {
     let (engine, id) = (Arc::clone(engine), id.clone());
-    tokio::task::spawn_blocking(move || {
-        for directory in [engine.run_directory(&id), engine.log_directory(&id)] {
-            if let Err(error) = remove_tree(&directory) {
-                tracing::warn!(container = %id.short(), error = crate::chain(&error), "cannot delete what is left of a container");
+    tokio::spawn(async move {
+        tokio::time::sleep(BEHIND).await;
+        tokio::task::spawn_blocking(move || {
+            remove_cgroup_of_ended(&engine.run_directory(&id));
+            for directory in [engine.run_directory(&id), engine.log_directory(&id)] {
+                if let Err(error) = remove_tree(&directory) {
+                    tracing::warn!(container = %id.short(), error = crate::chain(&error), "cannot delete what is left of a container");
+                }
             }
-        }
+        });
     });
+}
+
+/// The cgroup goes with the monitor, which takes its socket away last: where that is, the monitor was killed, or is slow.
+pub(crate) fn remove_cgroup_of_ended(run_directory: &Path) {
+    if !run_directory.join("monitor.sock").exists() {
+        return;
+    }
+    let Some(run) = Run::load(run_directory) else { return };
+    let removed = Cgroup::new(&run.cgroup).and_then(|cgroup| cgroup.kill().and_then(|()| cgroup.remove()));
+    if let Err(error) = removed {
+        tracing::debug!(cgroup = run.cgroup, error = crate::chain(&error), "cannot remove the cgroup of a container that has ended");
+    }
 }
 
 /// What the monitor wrote at the end: code, OOM, time.

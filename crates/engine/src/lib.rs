@@ -487,11 +487,12 @@ impl Inner {
         let json = serde_json::to_string(&*view.spec).expect("specifications are plain data");
         let state = serde_json::to_string(&view.state).expect("states are plain data");
         let nanoseconds = i64::try_from(created.as_nanosecond()).unwrap_or(i64::MAX);
-        // The row comes first: a crash after it leaves a container that can be removed, never files without an owner.
-        self.db.put_container(id.as_str(), nanoseconds, json, state).await?;
+        // At the same time: after a crash a row without files can be removed, and files without a row have no owner.
         let (owner, prepared) = (Arc::clone(self), view.clone());
-        let filled = tokio::task::spawn_blocking(move || owner.prepare_files(&prepared)).await;
-        if let Err(error) = filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten() {
+        let files = tokio::task::spawn_blocking(move || owner.prepare_files(&prepared));
+        let (stored, filled) = tokio::join!(self.db.put_container(id.as_str(), nanoseconds, json, state), files);
+        let made = stored.and(filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten());
+        if let Err(error) = made {
             launch::delete(self, &view, true).await.ok();
             self.db.delete_container(id.as_str()).await?;
             launch::delete_rest(self, id);

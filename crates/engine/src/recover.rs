@@ -182,7 +182,8 @@ fn sweep(engine: &Inner, known: &BTreeSet<String>) {
             if known.contains(&name) || name.parse::<ContainerId>().is_err() {
                 continue;
             }
-            kill_ownerless(engine, &entry.path(), &name);
+            // Also of one that runs: the daemon died between the removal of its row and its end.
+            launch::remove_cgroup_of_ended(&entry.path());
             if let Err(error) = crate::volumes::remove_tree(&entry.path()) {
                 tracing::warn!(error = crate::chain(&error), "cannot delete what no container owns");
             }
@@ -192,17 +193,5 @@ fn sweep(engine: &Inner, known: &BTreeSet<String>) {
         if let Err(error) = engine.store.remove_snapshot(id) {
             tracing::warn!(error = crate::chain(&error), "cannot delete a root file system that no container owns");
         }
-    }
-}
-
-/// A monitor without a row: the daemon died between the removal of one and the end of the other.
-fn kill_ownerless(engine: &Inner, directory: &Path, id: &str) {
-    if !directory.join("monitor.sock").exists() {
-        return;
-    }
-    let path = format!("/{}/{id}", engine.config.cgroup_parent.trim_matches('/'));
-    let killed = naru_runtime::cgroup::Cgroup::new(&path).and_then(|cgroup| cgroup.kill().and_then(|()| cgroup.remove()));
-    if let Err(error) = killed {
-        tracing::debug!(container = id, error = crate::chain(&error), "no cgroup left of an ownerless container");
     }
 }

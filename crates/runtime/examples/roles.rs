@@ -59,7 +59,7 @@ impl Bench {
         spec.process.as_mut().expect("the default has one").args = args.iter().map(|&arg| arg.to_owned()).collect();
         let linux = spec.linux_mut();
         let cgroup = (linux.cgroups_path.clone(), linux.resources.clone().unwrap_or_default());
-        let pending = self.spawner.prepare(Preparation { directory: state, log, cgroup: Some(cgroup) }).expect("prepare");
+        let pending = self.spawner.prepare(Preparation { directory: state, log, cgroup: Some(cgroup), throwaway: false }).expect("prepare");
         let request = StartRequest {
             id,
             spec,

@@ -94,6 +94,8 @@ pub struct Preparation {
     pub log: Option<LogFile>,
     /// Path and limits of the cgroup that the monitor makes and removes. None where another OCI runtime does.
     pub cgroup: Option<(String, spec::Resources)>,
+    /// The container is not started again: its end is told before its cgroup is removed, which the socket outlives.
+    pub throwaway: bool,
 }
 
 /// A monitor that waits for its start. Dropped, it ends and takes back what it made, which is waited for.
@@ -215,6 +217,7 @@ impl Spawner {
                 attrs: log.attrs,
             }),
             cgroup: preparation.cgroup,
+            throwaway: preparation.throwaway,
         };
         self.tell(&[OP_START], &[theirs.as_fd()])?;
         // Only the monitor reads it, so that its length, of labels or device rules, is no matter.

@@ -314,6 +314,8 @@ impl Drop for Store {
     }
 }
 
+/// How long the deletion of what was discarded is put off.
+const BEHIND: Duration = Duration::from_millis(20);
 /// Old partial blobs are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -321,7 +323,13 @@ fn sweep_when_woken(trash: &Trash, partials: &Partials, woken: &Receiver<()>) {
     let mut next_look = Instant::now();
     loop {
         match woken.recv_timeout(next_look.saturating_duration_since(Instant::now())) {
-            Ok(()) => while woken.try_recv().is_ok() {},
+            Ok(()) => {
+                // Who has discarded something is answered first, and what goes together is deleted together.
+                if let Err(RecvTimeoutError::Disconnected) = woken.recv_timeout(BEHIND) {
+                    return;
+                }
+                while woken.try_recv().is_ok() {}
+            }
             Err(RecvTimeoutError::Timeout) => next_look = Instant::now() + LOOK_EVERY,
             Err(RecvTimeoutError::Disconnected) => return,
         }

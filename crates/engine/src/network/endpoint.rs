@@ -89,6 +89,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Something of it is in the kernel that does not go with the container's namespace.
+    pub fn leaves_rules(&self) -> bool {
+        !self.ports.is_empty() || self.endpoints.iter().any(|endpoint| endpoint.rate_out.is_some())
+    }
+
     /// The endpoint that leads out with a family: highest priority, then the network's name in alphabetical order.
     pub fn gateway(&self, ipv4: bool) -> Option<&Endpoint> {
         let leads = |endpoint: &&Endpoint| endpoint.leads_out && endpoint.address(ipv4).is_some_and(|address| address.gateway.is_some());

@@ -174,6 +174,8 @@ pub(crate) struct Opening {
     pub log: Option<Log>,
     /// Path and limits; another OCI runtime makes its own.
     pub cgroup: Option<(String, spec::Resources)>,
+    /// It is not started again: its end is told before its cgroup is removed.
+    pub throwaway: bool,
 }
 
 /// The second frame, sent with the descriptors: the container.

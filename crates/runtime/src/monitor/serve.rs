@@ -118,6 +118,8 @@ pub(super) struct Monitor {
     /// Shared by all reads; empty while idle.
     buffer: Vec<u8>,
     exit: Option<ExitRecord>,
+    /// It is not started again, so that who waits for its end need not wait for the cgroup's.
+    pub(super) throwaway: bool,
     /// When an ended container's monitor goes, whatever clients do.
     leave_at: Option<Instant>,
 }
@@ -152,6 +154,7 @@ impl Monitor {
             oom: None,
             buffer: Vec::new(),
             exit: None,
+            throwaway: false,
             leave_at: None,
         })
     }
@@ -662,7 +665,8 @@ impl Monitor {
         }
     }
 
-    /// Everything is put away before anyone hears of the end, so that the container can be started again at once.
+    /// Everything is put away before anyone hears of the end, so that the container can be started again at once; the
+    /// cgroup of one that is not started again goes after.
     fn finish_container(&mut self, ended: Ended) {
         if let Some(log) = self.log.take() {
             log.close();
@@ -672,6 +676,7 @@ impl Monitor {
             Ended::Killed(signal) => (128 + signal, Some(signal)),
         };
         let (mut oom_killed, mut oom_untold) = (false, false);
+        let mut later = false;
         match &self.backend {
             Backend::Native { cgroup, poststop, poststop_state, .. } => {
                 let kills = cgroup.oom_kills();
@@ -681,7 +686,10 @@ impl Monitor {
                 if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
                     drop(cgroup.kill());
                 }
-                drop(cgroup.remove());
+                later = self.throwaway && poststop.is_empty();
+                if !later {
+                    drop(cgroup.remove());
+                }
                 drop(hooks::run("poststop", poststop, poststop_state));
             }
             Backend::External(handle) => handle.delete(),
@@ -692,8 +700,15 @@ impl Monitor {
         let record = ExitRecord { code, signal, oom_killed, finished_at: time::now() };
         // Without room for the record the event still tells.
         drop(self.directory.write_exit_record(&record));
-        self.directory.remove_socket();
+        if !later {
+            self.directory.remove_socket();
+        }
         self.broadcast(&Event::Exited(record.clone()));
+        if let (true, Backend::Native { cgroup, .. }) = (later, &self.backend) {
+            drop(cgroup.remove());
+            // As long as it is there, the cgroup may be.
+            self.directory.remove_socket();
+        }
         for client in self.clients.iter_mut().flatten() {
             if !matches!(client.role, Role::Stream(_)) {
                 client.role = Role::Closing;

@@ -95,6 +95,7 @@ struct Ground {
     listener: UnixListener,
     log: Option<Sink>,
     cgroup: Option<NewCgroup>,
+    throwaway: bool,
 }
 
 impl Ground {
@@ -104,7 +105,7 @@ impl Ground {
         let directory = Socket(Some(directory));
         let log = opening.log.map(|log| Sink::open(log, Some(threads))).transpose()?;
         let cgroup = opening.cgroup.map(|(path, resources)| NewCgroup::make(&path, &resources)).transpose()?;
-        Ok(Ground { path: opening.directory, directory, listener, log, cgroup })
+        Ok(Ground { path: opening.directory, directory, listener, log, cgroup, throwaway: opening.throwaway })
     }
 }
 
@@ -197,8 +198,10 @@ fn begin(
             Begun { main, backend, clients: descriptors.clients }
         }
     };
-    let Ground { directory, listener, log, .. } = ground;
-    Monitor::new(threads, start.id, directory.keep(), listener, log, begun.main, begun.backend, begun.clients)
+    let Ground { directory, listener, log, throwaway, .. } = ground;
+    let mut monitor = Monitor::new(threads, start.id, directory.keep(), listener, log, begun.main, begun.backend, begun.clients)?;
+    monitor.throwaway = throwaway;
+    Ok(monitor)
 }
 
 struct Begun {

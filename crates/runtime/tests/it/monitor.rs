@@ -299,7 +299,7 @@ pub fn called_off() {
         attrs: BTreeMap::from([("label".into(), "x".repeat(2 << 20))]),
     };
     let made = (cgroup.path().to_owned(), Default::default());
-    let pending = spawner().prepare(Preparation { directory: state.clone(), log: Some(log), cgroup: Some(made) }).unwrap();
+    let pending = spawner().prepare(Preparation { directory: state.clone(), log: Some(log), cgroup: Some(made), throwaway: false }).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !(cgroup.exists() && state.join("monitor.sock").exists()) {
         assert!(Instant::now() < deadline, "nothing is made");
@@ -307,4 +307,18 @@ pub fn called_off() {
     }
     drop(pending);
     assert!(!cgroup.exists() && !state.join("monitor.sock").exists());
+}
+
+/// The end of a container that is not started again is told first; nothing is left when its monitor has gone.
+pub fn thrown_away() {
+    let mut running = shell("exit 3").with(|builder| builder.throwaway = true).start();
+    let mut code = None;
+    while let Some(event) = running.event() {
+        if let Event::Exited(record) = event {
+            assert_eq!(naru_runtime::monitor::read_exit_record(&running.directory).unwrap(), Some(record.clone()));
+            code = Some(record.code);
+        }
+    }
+    assert_eq!(code, Some(3));
+    assert!(!running.cgroup().exists() && !running.directory.join("monitor.sock").exists());
 }

@@ -72,6 +72,7 @@ pub struct Builder {
     pub log: Option<LogFile>,
     pub network: Option<std::os::fd::OwnedFd>,
     pub attach: bool,
+    pub throwaway: bool,
     pub runtime: RuntimeKind,
 }
 
@@ -101,6 +102,7 @@ pub fn command(args: &[&str]) -> Builder {
         log: None,
         network: None,
         attach: true,
+        throwaway: false,
         runtime: RuntimeKind::Native,
     }
 }
@@ -144,6 +146,7 @@ impl Builder {
             directory: self.directory.clone(),
             log: self.log,
             cgroup: own.then(|| (linux.cgroups_path, linux.resources.unwrap_or_default())),
+            throwaway: self.throwaway,
         };
         let request = StartRequest {
             id: self.id.clone(),
