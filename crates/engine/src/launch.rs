@@ -119,16 +119,10 @@ pub(crate) fn stands_alone(spec: &ContainerSpec) -> bool {
 }
 
 /// Starts the container, perhaps from what was prepared for it, and waits until its program runs.
-pub(crate) async fn launch(
-    engine: &Arc<Inner>,
-    view: &View,
-    prepared: Option<Prepared>,
-    attach: Vec<AttachStream>,
-) -> Result<Launched> {
+pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Prepared>, attach: Vec<AttachStream>) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
     let start = move || prepared.map_or_else(|| prepare(&owner, &job_view), Ok)?.start(attach);
-    let (control, run) =
-        tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
+    let (control, run) = tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
     match outcome {
         Ok((pid, at, watch)) => {

@@ -299,7 +299,8 @@ pub fn called_off() {
         attrs: BTreeMap::from([("label".into(), "x".repeat(2 << 20))]),
     };
     let made = (cgroup.path().to_owned(), Default::default());
-    let pending = spawner().prepare(Preparation { directory: state.clone(), log: Some(log), cgroup: Some(made), throwaway: false }).unwrap();
+    let pending =
+        spawner().prepare(Preparation { directory: state.clone(), log: Some(log), cgroup: Some(made), throwaway: false }).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while !(cgroup.exists() && state.join("monitor.sock").exists()) {
         assert!(Instant::now() < deadline, "nothing is made");

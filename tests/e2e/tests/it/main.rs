@@ -18,6 +18,7 @@ mod limits;
 mod logs;
 mod networks;
 mod outside;
+mod ready;
 mod registries;
 mod runtimes;
 mod second_opinions;

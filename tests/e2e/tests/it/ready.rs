@@ -1,0 +1,72 @@
+//! A start that is made ready before it is asked for: used by the start, and taken back without one.
+
+use naru_e2e::{BOX, Daemon};
+use std::path::PathBuf;
+
+/// A container as `docker run --rm -p` makes it, not started.
+fn create(daemon: &Daemon, name: &str, port: u16) -> String {
+    let body = format!(
+        r#"{{"Image": "{BOX}", "Cmd": ["hostname"], "AttachStdout": true, "AttachStderr": true,
+            "HostConfig": {{"AutoRemove": true, "PortBindings": {{"80/tcp": [{{"HostIp": "127.0.0.1", "HostPort": "{port}"}}]}}}}}}"#
+    );
+    let (status, answer) = daemon.api("POST", &format!("/containers/create?name={name}"), Some(&body));
+    assert_eq!(status, 201, "{answer}");
+    serde_json::from_str::<serde_json::Value>(&answer).unwrap()["Id"].as_str().unwrap().to_owned()
+}
+
+fn monitor(daemon: &Daemon, id: &str) -> PathBuf {
+    daemon.root.join("e/containers").join(id).join("monitor.sock")
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_start_that_does_not_come_is_taken_back() {
+    let daemon = Daemon::start();
+    let port = free_port();
+    let id = create(&daemon, "later", port);
+    let socket = monitor(&daemon, &id);
+    daemon.until("the start is ready", || socket.exists());
+    assert_eq!(daemon.inspect("later")["State"]["Status"], "created");
+    daemon.until("it is taken back", || !socket.exists());
+    // Its port is free for others, and it can still be started.
+    daemon.ok(&["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    assert_eq!(daemon.ok(&["start", "-a", "later"]), id[..12]);
+    daemon.until_clean();
+}
+
+#[test]
+fn what_a_start_is_made_from_may_change() {
+    let daemon = Daemon::start();
+    let port = free_port();
+    create(&daemon, "before", port);
+    daemon.ok(&["rename", "before", "after"]);
+    daemon.ok(&["network", "create", "beside"]);
+    daemon.ok(&["network", "connect", "--alias", "known", "beside", "after"]);
+    let host = daemon.ok(&["start", "-a", "after"]);
+    assert_eq!(host.len(), 12, "{host}");
+    // Removed before its start, it leaves nothing, and its port at once.
+    create(&daemon, "gone", port);
+    daemon.ok(&["rm", "gone"]);
+    daemon.ok(&["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    daemon.ok(&["network", "rm", "beside"]);
+    daemon.until_clean();
+}
+
+#[test]
+fn a_daemon_killed_with_a_start_ready_leaves_a_container_to_be_started() {
+    let mut daemon = Daemon::start();
+    let port = free_port();
+    let id = create(&daemon, "ready", port);
+    let socket = monitor(&daemon, &id);
+    daemon.until("the start is ready", || socket.exists());
+    daemon.kill();
+    daemon.launch();
+    daemon.until("its monitor has gone", || !socket.exists());
+    assert_eq!(daemon.inspect("ready")["State"]["Status"], "created");
+    daemon.ok(&["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    assert_eq!(daemon.ok(&["start", "-a", "ready"]), id[..12]);
+    daemon.until_clean();
+}
