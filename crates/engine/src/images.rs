@@ -11,6 +11,7 @@ use naru_store::{
 use naru_types::{ContainerId, Digest, ImageRef};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 impl Engine {
@@ -28,6 +29,15 @@ impl Engine {
     pub async fn container_disk_usage(&self, id: &ContainerId) -> Result<u64> {
         let (id, log) = (id.clone(), self.0.log_directory(id));
         self.with_store(move |store| Ok(store.container_usage(&id)? + naru_store::blocks_below(&log)?)).await
+    }
+
+    /// What the engine's records take of the disk: its database, the space it keeps for a full disk, its events, and the
+    /// directories that hold the rest.
+    pub fn own_disk_usage(&self) -> u64 {
+        // The first is the data root itself.
+        let own = ["", "naru.db", "naru.db-wal", "naru.db-shm", "naru.reserve", "events", "events.old", "logs", "volumes"];
+        let found = own.iter().filter_map(|name| std::fs::symlink_metadata(self.0.config.data_root.join(name)).ok());
+        found.map(|file| file.blocks() * 512).sum()
     }
 
     fn image_event(&self, action: &str, id: &Digest, name: String) {

@@ -365,10 +365,11 @@ impl Error {
         }
     }
 
-    /// The image is wrong, not the way to it: another attempt would end the same, so nothing of it is worth keeping.
+    /// The image is wrong, not the way to it: another attempt would end the same, so nothing of it is worth keeping. A registry
+    /// that breaks the protocol, or the storage it sends us to, says nothing against what others have sent.
     pub(crate) fn condemns(&self) -> bool {
         match self {
-            Error::Invalid { .. } | Error::DigestMismatch { .. } | Error::TooLarge { .. } | Error::Protocol { .. } => true,
+            Error::Invalid { .. } | Error::DigestMismatch { .. } | Error::TooLarge { .. } => true,
             Error::Store(error) => matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge),
             _ => false,
         }

@@ -8,10 +8,11 @@ use crate::flight::News;
 use crate::session::Session;
 use crate::upload::{Arrived, Source, Tell, Upload};
 use bytes::Bytes;
-use naru_store::{Image, LayerBlob, Outgoing, Store};
+use naru_store::{Image, LayerBlob, Store};
 use naru_types::{Digest, ImageRef, Platform};
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Repositories that are asked for a layer.
@@ -140,9 +141,14 @@ impl Push {
         }
         let session = self.client.session(&self.reference, &self.credentials, "push,pull").await?;
         let (store, id) = (self.store.clone(), self.image.id.clone());
-        let outgoing = tokio::task::spawn_blocking(move || store.outgoing(&id)).await;
-        let outgoing = outgoing.map_err(|_| Error::Cancelled("the push"))??;
-        self.layers(&session, &outgoing).await?;
+        let (ready, layers) = mpsc::unbounded_channel();
+        let outgoing = tokio::task::spawn_blocking(move || {
+            // Without a receiver the push has failed, and its error is told.
+            store.outgoing(&id, &mut |layer| drop(ready.send(layer.clone())))
+        });
+        let outgoing = async { Ok(outgoing.await.map_err(|_| Error::Cancelled("the push"))??) };
+        // Together: what is returned keeps the layers that are still on their way.
+        let (outgoing, ()) = tokio::try_join!(outgoing, self.layers(&session, layers))?;
         let (digest, config) = &outgoing.config;
         let upload = Upload {
             session: session.clone(),
@@ -170,15 +176,24 @@ impl Push {
         Ok(pushed)
     }
 
-    async fn layers(&self, session: &Session, outgoing: &Outgoing) -> Result<()> {
+    /// Sends the layers as they come; the first that fails ends all.
+    async fn layers(&self, session: &Session, mut ready: mpsc::UnboundedReceiver<LayerBlob>) -> Result<()> {
         let mut tasks: JoinSet<Result<()>> = JoinSet::new();
-        let mut known: Vec<&Digest> = Vec::new();
+        let mut known: Vec<Digest> = Vec::new();
         let images = self.store.list();
-        for layer in &outgoing.layers {
-            if known.contains(&&layer.digest) {
+        loop {
+            let layer = tokio::select! {
+                layer = ready.recv() => layer,
+                Some(ended) = tasks.join_next() => {
+                    ended.map_err(|_| Error::Cancelled("the push of a layer"))??;
+                    continue;
+                }
+            };
+            let Some(layer) = layer else { break };
+            if known.contains(&layer.digest) {
                 continue;
             }
-            known.push(&layer.digest);
+            known.push(layer.digest.clone());
             let (news, id) = (self.news.clone(), layer.diff_id.short());
             let tell: Tell = Arc::new(move |state| news.tell(PushEvent::Layer { id: id.clone(), state }));
             if layer.media_type.contains(".foreign.") || layer.media_type.contains(".nondistributable.") {
@@ -190,7 +205,7 @@ impl Push {
                 digest: layer.digest.clone(),
                 size: layer.size,
                 source: Source::Store(self.store.clone()),
-                mounts: self.mounts(&images, layer),
+                mounts: self.mounts(&images, &layer),
                 tell: tell.clone(),
             };
             let uploads = self.client.uploads.clone();

@@ -218,7 +218,8 @@ pub(crate) async fn position(mut reply: Reply, digest: &Digest, offset: u64, siz
         }
         (200, _) => {
             if let Some(length) = reply.content_length().filter(|length| *length != size) {
-                return wrong(format!("it has {length} bytes, {size} were announced"));
+                // Either lies, and which does not matter: the image cannot be had.
+                return Err(Error::invalid(format!("blob {digest}"), format!("it has {length} bytes, {size} were announced")));
             }
             let mut skip = offset;
             while skip > 0 {

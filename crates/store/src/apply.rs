@@ -181,6 +181,7 @@ impl<'a> Applier<'a> {
                 (entry.uid, entry.gid) = (uid.into(), gid.into());
             }
             self.entry(&entry, reader)?;
+            self.space.made()?;
         }
         self.directory_times()
     }

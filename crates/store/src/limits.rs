@@ -39,8 +39,15 @@ impl Names {
     }
 }
 
-/// Bytes written between two looks at the free space.
+/// Bytes written between two looks at the free space, at most; where less than that is left it is half of the rest.
 const CHECK_EVERY: u64 = 256 << 20;
+
+/// Bytes written between two looks at least: by so much a layer may go below the reserve.
+const CHECK_AT_MOST_EVERY: u64 = 1 << 20;
+
+/// What an entry takes beside its data: a block of a directory, or the end of a file's last one. Ten million empty files fill a
+/// disk, too.
+const ENTRY: u64 = 4 << 10;
 
 /// Bytes written before the disk is set to work: what it has by the end need not be waited for.
 const FLUSH_EVERY: u64 = 64 << 20;
@@ -60,8 +67,8 @@ pub(crate) struct Space {
 impl Space {
     pub fn new(path: &Path, limits: Limits) -> Result<Space> {
         let directory = Some(crate::root::open_dir(path).at("open", path.display())?);
-        let space =
-            Space { directory, path: path.to_owned(), limits, written: 0, next_check: CHECK_EVERY, flusher: None, next_flush: FLUSH_EVERY };
+        let mut space =
+            Space { directory, path: path.to_owned(), limits, written: 0, next_check: 0, flusher: None, next_flush: FLUSH_EVERY };
         space.check()?;
         Ok(space)
     }
@@ -94,13 +101,17 @@ impl Space {
             flusher.try_send(()).ok();
         }
         if self.written >= self.next_check {
-            self.next_check = self.written + CHECK_EVERY;
             self.check()?;
         }
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    /// An entry was made.
+    pub fn made(&mut self) -> Result<()> {
+        self.wrote(ENTRY)
+    }
+
+    fn check(&mut self) -> Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let stat = rustix::fs::fstatvfs(directory).at("look at the free space of", self.path.display())?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -108,6 +119,7 @@ impl Space {
         if free < reserve {
             return Err(Error::NoSpace { path: self.path.display().to_string(), free, reserve });
         }
+        self.next_check = self.written + ((free - reserve) / 2).clamp(CHECK_AT_MOST_EVERY, CHECK_EVERY);
         Ok(())
     }
 }

@@ -30,8 +30,9 @@ pub struct Outgoing {
 }
 
 impl Store {
-    /// What travels when the image is pushed.
-    pub fn outgoing(self: &Arc<Self>, id: &Digest) -> Result<Outgoing> {
+    /// What travels when the image is pushed. Each layer is told as soon as it can go, so that its way to the registry and the
+    /// compression of the next take one time; its blob stays until the call returns, and then as long as what it returns.
+    pub fn outgoing(self: &Arc<Self>, id: &Digest, ready: &mut dyn FnMut(&LayerBlob)) -> Result<Outgoing> {
         let pins = Pins::new(self);
         let record = pins.pin(|index| match index.images.get(id).filter(|image| !image.record.hidden) {
             Some(image) => {
@@ -42,7 +43,9 @@ impl Store {
         });
         let mut record = record.ok_or_else(|| Error::NoSuchImage { query: id.to_string() })?;
         if record.layers.iter().any(|layer| !layer.is_compressed()) {
-            record = self.compress_layers(id, &record, &pins)?;
+            record = self.compress_layers(id, &record, &pins, ready)?;
+        } else {
+            record.layers.iter().for_each(ready);
         }
         Ok(Outgoing {
             manifest: self.read_metadata(&record.manifest)?,
@@ -54,12 +57,22 @@ impl Store {
     }
 
     /// Gives the image compressed layers and a manifest of them.
-    fn compress_layers(self: &Arc<Self>, id: &Digest, record: &ImageRecord, pins: &Pins) -> Result<ImageRecord> {
+    fn compress_layers(
+        self: &Arc<Self>,
+        id: &Digest,
+        record: &ImageRecord,
+        pins: &Pins,
+        ready: &mut dyn FnMut(&LayerBlob),
+    ) -> Result<ImageRecord> {
         let ingest = self.ingest()?;
         let mut layers = Vec::new();
+        let mut take = |layer: LayerBlob| {
+            ready(&layer);
+            layers.push(layer);
+        };
         for layer in &record.layers {
             if layer.is_compressed() {
-                layers.push(LayerBlob { media_type: manifest::oci_layer_type(&layer.media_type), ..layer.clone() });
+                take(LayerBlob { media_type: manifest::oci_layer_type(&layer.media_type), ..layer.clone() });
                 continue;
             }
             let known = pins.pin(|index| {
@@ -67,7 +80,7 @@ impl Store {
                 let found = all.filter(|other| other.diff_id == layer.diff_id && other.is_compressed()).min_by_key(|other| &other.digest);
                 (found.iter().map(|other| other.digest.clone()).collect(), found.cloned())
             });
-            layers.push(match known {
+            take(match known {
                 Some(known) => LayerBlob { media_type: manifest::oci_layer_type(&known.media_type), ..known },
                 None => {
                     let path = ingest.spool_path();

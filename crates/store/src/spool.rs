@@ -116,9 +116,7 @@ impl Files {
     pub fn metadata(&self, name: &[u8]) -> Result<Option<(Vec<u8>, Digest)>> {
         match self.file(name) {
             None => Ok(None),
-            Some(Spooled::Metadata { size, .. }) if *size > MAX_METADATA => {
-                Err(Error::TooLarge { what: printable(name), limit: "4 MiB".into() })
-            }
+            Some(Spooled::Metadata { size, .. }) if *size > MAX_METADATA => Err(too_large(name)),
             Some(Spooled::Metadata { path, digest, .. }) => Ok(Some((std::fs::read(path).at("read", printable(name))?, digest.clone()))),
             Some(_) => Err(Error::invalid("image archive", format!("{:?} is a layer, not metadata", printable(name)))),
         }
@@ -136,8 +134,16 @@ impl Files {
     }
 }
 
+fn too_large(name: &[u8]) -> Error {
+    Error::TooLarge { what: format!("{} of the image archive", printable(name)), limit: "4 MiB".into() }
+}
+
 /// Takes one file in.
 fn take(ingest: &Ingest, name: &[u8], size: u64, data: &mut dyn Read, progress: Report<'_>) -> Result<Spooled> {
+    // Nothing else can be in these: what is too large for one need not pass.
+    if size > MAX_METADATA && matches!(name, b"index.json" | b"manifest.json" | b"oci-layout" | b"repositories") {
+        return Err(too_large(name));
+    }
     let named = digest_in(name);
     if name.starts_with(b"blobs/")
         && let Some(layer) = named.as_ref().and_then(|digest| ingest.known_blob(digest))

@@ -441,7 +441,13 @@ async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
     let options = SaveOptions { platforms: platforms(&call.query)? };
     let names: Vec<String> = names.into_iter().flat_map(|name| every_tag(call, name)).collect();
     for name in &names {
-        call.app.engine.image(name)?;
+        call.app.engine.image(name).map_err(|error| match &error {
+            // Of all commands this one names what is not there as it was asked for, without `:latest`.
+            naru_engine::EngineError::Store(naru_store::Error::NoSuchImage { query }) => {
+                ApiError::new(ErrorKind::NotFound, format!("No such image: {query}"))
+            }
+            _ => error.into(),
+        })?;
         for platform in &options.platforms {
             for_platform(&call.app, name, platform).map_err(|error| match error.kind {
                 ErrorKind::NotFound => {

@@ -235,8 +235,10 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
     let mut usage = models::DiskUsage::default();
     if wants("image") {
         let total = app.engine.with_store(|store| store.disk_usage()).await?;
-        // What images take on the disk, as `du` counts it, with what has arrived in part and the store's own files.
-        usage.layers_size = i64::try_from(total.on_disk.total() - total.on_disk.containers).unwrap_or(i64::MAX);
+        // What images take on the disk, as `du` counts it, with what has arrived in part. Clients have no row for the records of
+        // store and engine: they are here, so that all rows are the data root.
+        let images = total.on_disk.total() - total.on_disk.containers + app.engine.own_disk_usage();
+        usage.layers_size = i64::try_from(images).unwrap_or(i64::MAX);
         let mut rows = Vec::new();
         for image in app.engine.images() {
             let users = i64::try_from(app.engine.image_users(&image.id).len()).unwrap_or(i64::MAX);

@@ -5,6 +5,8 @@ use crate::support::*;
 use http::StatusCode;
 use naru_registry::{Client, Error, PullOptions, RegistryConfig, TransportError};
 use naru_types::ImageRef;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const SIZE: usize = 3_000_000;
@@ -147,6 +149,50 @@ async fn wrong_bytes_leave_nothing() {
         assert!(files.is_empty(), "{files:?}");
         assert!(fixture.store.list().is_empty());
     }
+}
+
+/// One layer's storage is broken: what came of the other one is not fetched again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_answers_wrongly_costs_no_other_layer() {
+    let registry = Registry::start();
+    let image = Image::noise(19, &[SIZE, 200_000]);
+    put_image(&registry.address, "w", "latest", &image).await;
+    let (good, bad) = (format!("/v2/w/blobs/{}", image.layer_digest(0)), format!("/v2/w/blobs/{}", image.layer_digest(1)));
+    let (part_came, mended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (came, whole) = (part_came.clone(), mended.clone());
+    let proxy = Proxy::start(&registry.address, move |seen, before| match () {
+        () if whole.load(Ordering::SeqCst) => Act::Pass,
+        () if seen.path == good && before == 0 => Act::Cut(1_000_000),
+        () if seen.path == good => {
+            // It asks for the rest.
+            came.store(true, Ordering::SeqCst);
+            Act::Stall(0)
+        }
+        () if seen.path == bad => {
+            tokio::task::block_in_place(|| {
+                while !came.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+            Act::Answer(307, vec![("location", seen.path.clone())], vec![])
+        }
+        () => Act::Pass,
+    })
+    .await;
+    let fixture = Fixture::new();
+    let reference = ImageRef::parse(&format!("{}/w", proxy.address)).unwrap();
+    let error = pull(&client(), &fixture.store, &reference, PullOptions::default()).await.0.unwrap_err();
+    assert!(matches!(error.root(), Error::Protocol { .. }) && error.to_string().contains("redirects"), "{error}");
+    let part = format!("partial/{}", image.layer_digest(0).hex());
+    // The stream of the good layer ends on its own, in a thread.
+    let held = || fixture.root.join(&part).metadata().map_or(0, |part| part.len());
+    let files = fixture.settled(|files| *files == [part.clone()] && held() == 1_000_000).await;
+    assert_eq!((files, held()), (vec![part.clone()], 1_000_000));
+    mended.store(true, Ordering::SeqCst);
+    let before = ranges(&proxy, &image).len();
+    let pulled = pull(&client(), &fixture.store, &reference, PullOptions::default()).await.0;
+    assert_eq!(pulled.unwrap().id, image.id());
+    assert_eq!(ranges(&proxy, &image)[before..], [Some("bytes=1000000-".to_owned())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

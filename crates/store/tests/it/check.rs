@@ -258,7 +258,7 @@ fn recipes_give_every_archive_back() {
 fn what_goes_out_is_compressed_once_and_the_same_everywhere() {
     let (fixture, _, plain) = with_image(<[u8]>::to_vec);
     let id = fixture.find("one").unwrap().id;
-    let first = fixture.outgoing(&id).unwrap();
+    let first = fixture.outgoing(&id, &mut |_| ()).unwrap();
     assert_eq!(first.config.0, id);
     assert!(first.layers[0].digest != Digest::of(&plain) && first.layers[0].media_type.ends_with("+gzip"));
     let mut bytes = Vec::new();
@@ -267,10 +267,10 @@ fn what_goes_out_is_compressed_once_and_the_same_everywhere() {
     let mut unpacked = Vec::new();
     flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).unwrap();
     assert_eq!(unpacked, plain);
-    let again = fixture.outgoing(&id).unwrap();
+    let again = fixture.outgoing(&id, &mut |_| ()).unwrap();
     assert_eq!((&again.manifest, &again.layers), (&first.manifest, &first.layers));
     let (other, ..) = with_image(<[u8]>::to_vec);
-    assert_eq!(other.outgoing(&id).unwrap().manifest, first.manifest);
+    assert_eq!(other.outgoing(&id, &mut |_| ()).unwrap().manifest, first.manifest);
     drop((first, again));
     assert!(!fixture.has_blob(&Digest::of(&plain)), "the plain blob has done its duty");
     assert_eq!(fixture.check(true).unwrap(), []);
@@ -279,7 +279,7 @@ fn what_goes_out_is_compressed_once_and_the_same_everywhere() {
     let layout = oci_layout("docker.io/library/one:latest", &[gzip(&plain)], &[Digest::of(&plain)]);
     third.load(&mut layout.as_slice(), &LoadOptions::default(), &|_| {}).unwrap();
     let image = third.find("one").unwrap();
-    let out = third.outgoing(&image.id).unwrap();
+    let out = third.outgoing(&image.id, &mut |_| ()).unwrap();
     assert_eq!(Digest::of(&out.manifest), image.manifest);
     // Taken away while it travels: the blobs stay until it has arrived.
     third.remove("one", RemoveOptions::default(), &|_| Vec::new()).unwrap();

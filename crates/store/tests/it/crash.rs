@@ -109,7 +109,7 @@ fn child() {
                 }
                 store.remove(&image.id.to_string(), RemoveOptions { force: true, ..RemoveOptions::default() }, &|_| Vec::new()).unwrap();
             }
-            (6, Some(image)) => drop(store.outgoing(&image.id).unwrap()),
+            (6, Some(image)) => drop(store.outgoing(&image.id, &mut |_| ()).unwrap()),
             (7, Some(image)) => {
                 let id = ContainerId::random();
                 store.prepare(&id, Some(&image.id)).unwrap();

@@ -32,6 +32,12 @@ fn told(daemon: &Daemon) -> f64 {
 #[test]
 fn the_disk_usage_is_what_du_says() {
     let daemon = Daemon::start();
+    let agree = |step: &str| {
+        let (du, told) = (du(&daemon), told(&daemon));
+        assert!((du - told).abs() <= du / 100.0, "{step}: du says {du}, df {told}\n{}", daemon.ok(&["system", "df", "-v"]));
+        du
+    };
+    agree("at the start");
     let small = "rm -rf /small; mkdir /small; i=0; while [ $i -lt 300 ]; do echo $i > /small/$i; i=$((i+1)); done";
     for (from, to, size) in [(BOX, "base:1", 40), ("base:1", "left:1", 30), ("base:1", "right:1", 20)] {
         let container = name("df");
@@ -59,8 +65,7 @@ fn the_disk_usage_is_what_du_says() {
     daemon.until("the volume is filled", || daemon.ok(&["exec", "running", "sh", "-c", "wc -c < /more/file"]) == "31457280");
     let partial = daemon.data().join("partial").join(naru_types::Digest::of(b"cut off").hex());
     std::fs::write(&partial, vec![1; 15 << 20]).expect("root may");
-    let (before, told_before) = (du(&daemon), told(&daemon));
-    assert!((before - told_before).abs() <= before / 100.0, "du says {before}, df {told_before}\n{}", daemon.ok(&["system", "df", "-v"]));
+    let before = agree("with all kinds of things");
     let rows = daemon.ok(&["system", "df", "-v", "--format", "{{range .Containers}}{{.Names}} {{.Size}}\n{{end}}"]);
     let size = |name: &str| rows.lines().find_map(|line| line.strip_prefix(&format!("{name} "))).map(bytes).expect("it is listed");
     assert!((25e6..45e6).contains(&size("stopped")) && size("running") < 1e6, "holes take nothing: {rows}");
@@ -73,8 +78,7 @@ fn the_disk_usage_is_what_du_says() {
     assert!(pruned.contains("Total reclaimed space: "), "{pruned}");
     assert!(!partial.exists(), "what arrived in part goes, too");
     daemon.until("the files are gone", || std::fs::read_dir(daemon.data().join("trash")).expect("it is there").count() == 0);
-    let (after, told_after) = (du(&daemon), told(&daemon));
-    assert!((after - told_after).abs() <= before / 100.0, "du says {after}, df {told_after}");
+    let after = agree("when most of it is gone");
     assert!(before - after > 70e6, "{before} {after}");
 }
 

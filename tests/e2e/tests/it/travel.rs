@@ -3,7 +3,9 @@
 use naru_e2e::registry::Registry;
 use naru_e2e::wire::{Server, Wire};
 use naru_e2e::{BOX, Daemon, name, shared};
+use std::collections::HashSet;
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Makes an image on top of another: one layer with a file of so many random bytes.
@@ -63,6 +65,43 @@ fn a_killed_daemon_has_not_pulled_in_vain() {
     assert!(wire.came() < SIZE + SIZE / 3, "{} for {SIZE}", wire.came());
     assert_eq!(daemon.ok(&["run", "--rm", &here, "sh", "-c", "cat /file-* | wc -c"]), SIZE.to_string());
     daemon.until_clean();
+}
+
+/// The first mirror asks for more patience than anybody has, so the next is asked; that one wants a moment, and gets it.
+#[test]
+fn mirrors_are_asked_in_turn_and_given_the_time_they_ask_for() {
+    let registry = Registry::start(false);
+    let limited = |wait: u32| {
+        let body = r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull rate limit"}]}"#;
+        (429, format!("Retry-After: {wait}\r\nContent-Type: application/json\r\n"), body.to_owned())
+    };
+    let tired = Server::start(move |_, _| limited(3600));
+    let (upstream, refused) = (registry.address.clone(), Mutex::new(HashSet::new()));
+    let busy = Server::start(move |asked, _| {
+        // Once for each thing that is asked for.
+        if asked.path != "/v2/" && refused.lock().expect("nothing panics with it").insert(asked.path.clone()) {
+            return limited(1);
+        }
+        (307, format!("Location: http://{upstream}{}\r\n", asked.path), String::new())
+    });
+    let flags = [format!("--registry-mirror=http://{}", tired.address), format!("--registry-mirror=http://{}", busy.address)];
+    let daemon = Daemon::with_flags(&flags.each_ref().map(String::as_str));
+    let there = format!("{}/library/mirrored:1", registry.address);
+    image(&daemon, BOX, &there, 300_000);
+    daemon.ok(&["push", "-q", &there]);
+    daemon.ok(&["rmi", &there]);
+    daemon.ok(&["pull", "-q", "mirrored:1"]);
+    assert_eq!(daemon.ok(&["run", "--rm", "mirrored:1", "sh", "-c", "wc -c < /file-300000"]), "300000");
+    let digests = daemon.ok(&["image", "inspect", "-f", "{{.RepoDigests}}", "mirrored:1"]);
+    assert!(digests.starts_with("[mirrored@sha256:"), "it is the hub's image: {digests}");
+    let times = |server: &Server, part: &str| server.asked().iter().filter(|asked| asked.path.contains(part)).count();
+    assert!(times(&tired, "/manifests/") >= 1 && times(&tired, "/blobs/") == 0, "{:#?}", tired.asked());
+    // Config and new layer; that of the base is here.
+    assert!(times(&busy, "/manifests/1") >= 2 && times(&busy, "/blobs/") >= 4, "{:#?}", busy.asked());
+    // One that asks for an hour, alone, is told of.
+    let daemon = Daemon::with_flags(&[&flags[0]]);
+    let error = daemon.fails(1, &["pull", &format!("{}/x:1", tired.address)]);
+    assert!(error.contains("toomanyrequests: pull rate limit") && error.contains("3600 s"), "{error}");
 }
 
 /// A server with offline tokens: the password is asked for once, the token it gives is what is kept and used.
