@@ -9,6 +9,7 @@
 pub mod config;
 pub mod docker;
 mod hello;
+mod lenient;
 mod listen;
 
 use config::Config;
