@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: dockerd's flags and `daemon.json`
 //! - [`listen`]: unix and TCP sockets, socket activation, the life of a connection
+//! - [`lenient`]: request lines that hyper would refuse and Docker takes
 //! - [`docker`]: the Docker Engine API
 
 #![warn(missing_docs)]
@@ -9,6 +10,7 @@
 pub mod config;
 pub mod docker;
 mod hello;
+mod lenient;
 mod listen;
 
 use config::Config;

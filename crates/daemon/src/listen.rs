@@ -1,6 +1,7 @@
 //! Sockets: where clients come in, and how a connection is served.
 
 use crate::config::{Address, Config};
+use crate::lenient::Lenient;
 use crate::{App, DaemonError, docker};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -199,7 +200,7 @@ async fn connection(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin +
         // As Docker writes them: scripts look for `Api-Version:`.
         .title_case_headers(true)
         .header_read_timeout(HEADER_PATIENCE)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Lenient::new(stream)), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {

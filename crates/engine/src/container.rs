@@ -248,6 +248,7 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
         waiting_attach: Vec::new(),
         ready: None,
         stop_waiters: Vec::new(),
+        stopping: false,
         kill_at: None,
         restart_at: None,
         health_task: None,
@@ -272,6 +273,8 @@ struct Actor {
     /// A start that is prepared and not yet asked for.
     ready: Option<ready::Ready>,
     stop_waiters: Vec<Reply<()>>,
+    /// The live run was asked to stop, not killed: its end is also a `stop` event.
+    stopping: bool,
     kill_at: Option<Instant>,
     restart_at: Option<Instant>,
     health_task: Option<tokio::task::JoinHandle<()>>,
@@ -500,7 +503,7 @@ impl Actor {
         let lasted = started.map_or(0, |started| at.duration_since(started).as_secs());
         self.emit("die", &[("exitCode", code.to_string()), ("execDuration", lasted.to_string())]);
         self.engine.execs.container_ended(&self.view.id);
-        if self.view.state.stopped_by_user {
+        if std::mem::take(&mut self.stopping) {
             self.emit("stop", &[]);
         }
         if let Err(error) = self.apply(Input::Ended { code, oom_killed, at }).await {
@@ -552,9 +555,12 @@ impl Actor {
             return;
         }
         if !self.view.state.is_running() {
+            // It waited for a restart, which is called off.
+            self.emit("stop", &[]);
             reply.send(Ok(())).ok();
             return;
         }
+        self.stopping = true;
         let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
         if let Err(error) = self.send_signal(signal).await {
             tracing::warn!(container = %self.view.id.short(), error = crate::chain(&error), "cannot send the stop signal; killing");
@@ -572,8 +578,12 @@ impl Actor {
 
     async fn on_kill(&mut self, signal: Signal, reply: Reply<()>) {
         let deadly = signal == Signal::KILL || signal == self.view.spec.process.stop_signal;
-        let running = self.view.state.is_running();
-        if !running {
+        if matches!(self.view.state.phase, Phase::Restarting(_)) {
+            // No process is there to get it; what it asks for is the end of the restarts.
+            reply.send(self.apply(Input::Stop).await).ok();
+            return;
+        }
+        if !self.view.state.is_running() {
             let text = format!("cannot kill container: {}: container {} is not running", self.view.name, self.view.id);
             reply.send(Err(EngineError::conflict(text))).ok();
             return;
@@ -616,6 +626,7 @@ impl Actor {
     async fn restart(&mut self, options: StopOptions) -> Result<()> {
         if self.view.state.is_running() {
             self.apply(Input::Stop).await?;
+            self.stopping = true;
             let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
             self.send_signal(signal).await?;
             self.emit("kill", &[("signal", signal.number().to_string())]);

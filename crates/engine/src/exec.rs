@@ -17,6 +17,9 @@ use tokio::sync::watch;
 /// Ended execs remembered per container, so that `inspect` after the end finds the code.
 const ENDED_KEPT: usize = 64;
 
+/// How long a resize waits for the process to be there, as Docker does.
+const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// What to run.
 #[derive(Debug, Clone, Default)]
 pub struct ExecSpec {
@@ -283,6 +286,9 @@ pub(crate) async fn kill(engine: &Inner, exec: &Exec) {
 
 /// Sets the size of an exec's terminal.
 pub(crate) async fn resize(engine: &Inner, exec: &Exec, rows: u16, columns: u16) -> Result<()> {
+    // A client asks as soon as it has its stream, which may be before the process is there.
+    let mut state = exec.state.subscribe();
+    drop(tokio::time::timeout(START_PATIENCE, state.wait_for(|state| !matches!(state, ExecState::Created))).await);
     if !matches!(exec.state(), ExecState::Running(_)) {
         return Err(EngineError::invalid(format!("exec process {} is not started or has ended", exec.id)));
     }

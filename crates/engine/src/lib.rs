@@ -189,6 +189,11 @@ impl Engine {
     /// Makes a container; it does not run yet.
     pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
         let inner = &self.0;
+        for link in &spec.network.links {
+            let reference = link.split_once(':').map_or(link.as_str(), |(reference, _)| reference);
+            // Not a "not found": clients would take that for the image's.
+            inner.find(reference).map_err(|error| EngineError::invalid(format!("could not get container for {reference}: {error}")))?;
+        }
         let id = ContainerId::random();
         let name = inner.name_for(&id, spec.name.as_ref())?;
         spec.name = name.parse::<Name>().ok();
@@ -262,6 +267,13 @@ impl Engine {
     /// Publishes that something was done to a container by a front.
     pub fn emit(&self, container: &Container, action: &str) {
         self.0.container_event(&container.view(), action, &[]);
+    }
+
+    /// Publishes an event of an exec by its action; that of a container that is gone concerns nobody.
+    pub fn emit_exec(&self, exec: &Exec, action: &str) {
+        if let Ok(container) = self.find(exec.container.as_str()) {
+            self.0.container_event(&container.view(), action, &[("execID", exec.id.clone())]);
+        }
     }
 
     /// Publishes that unused objects were deleted.

@@ -188,10 +188,7 @@ impl State {
                 }
                 effects
             }
-            (Phase::Restarting(_), Input::RestartDue) => {
-                next.restart_count += 1;
-                vec![Effect::Launch]
-            }
+            (Phase::Restarting(_), Input::RestartDue) => vec![Effect::Launch],
             (_, Input::RestartDue) => vec![],
 
             (_, Input::Started { pid, at }) => {
@@ -277,6 +274,8 @@ impl State {
                 last => (last * 2).min(BACKOFF_MAX),
             };
             self.backoff_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            // Counted when it is decided, as Docker does: who looks during the wait sees the restart to come.
+            self.restart_count += 1;
             self.phase = Phase::Restarting(exit);
             effects.push(Effect::ScheduleRestart(delay));
         } else if auto_remove {
@@ -392,6 +391,7 @@ mod tests {
         assert_eq!(delays[..5], [100, 200, 400, 800, 1600]);
         assert_eq!(*delays.last().unwrap(), 60_000);
         assert_eq!(state.restart_count, 12);
+        assert_eq!(run(&state, &[ended(1, 1)], &always, false).0.restart_count, 13, "the wait counts already");
         let (_, effects) = run(&state, &[ended(1, 10)], &always, false);
         assert_eq!(effects[1], Effect::ScheduleRestart(BACKOFF_FIRST));
     }

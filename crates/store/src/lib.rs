@@ -84,7 +84,7 @@ pub use overlay::MountOptions;
 pub use patch::ConfigPatch;
 pub use repair::{Refetch, Repaired};
 pub use save::SaveOptions;
-pub use snapshot::SnapshotSize;
+pub use snapshot::{Directories, SnapshotSize};
 pub use store::{Driver, Store, StoreConfig};
 pub use usage::{DiskUsage, OnDisk, blocks_below};
 pub use variants::{Target, Variant, VariantKind};

@@ -51,6 +51,17 @@ const MOUNT_POINTS: [(&str, Kind, &str); 10] = [
     ("etc/mtab", Kind::Symlink, "/proc/mounts"),
 ];
 
+/// Where the files of a container or an image lie on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// Read-only layers, highest first.
+    pub lower: Vec<PathBuf>,
+    /// The topmost directory.
+    pub upper: PathBuf,
+    /// What overlayfs works in.
+    pub work: Option<PathBuf>,
+}
+
 impl Store {
     /// Makes the file system of a container; without an image it is empty.
     pub fn prepare(&self, id: &ContainerId, image: Option<&Digest>) -> Result<()> {
@@ -144,6 +155,27 @@ impl Store {
             }
             Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), options),
         }
+    }
+
+    /// The directories a container's overlay is made of; nothing with the drivers that have one directory for all.
+    pub fn container_directories(&self, id: &ContainerId) -> Result<Option<Directories>> {
+        if self.driver != Driver::Overlay {
+            return Ok(None);
+        }
+        let path = self.snapshot(id)?;
+        let mut lower = self.lower(id)?;
+        lower.reverse();
+        Ok(Some(Directories { lower, upper: path.join("upper"), work: Some(path.join("work")) }))
+    }
+
+    /// The same for an image: its highest layer is the upper one, which nobody writes.
+    pub fn image_directories(&self, layers: &[Digest]) -> Option<Directories> {
+        let mut lower: Vec<PathBuf> = layers.iter().rev().map(|layer| self.layer_path(layer)).collect();
+        if self.driver != Driver::Overlay || lower.is_empty() {
+            return None;
+        }
+        let upper = lower.remove(0);
+        Some(Directories { lower, upper, work: None })
     }
 
     /// True when the container has a file system here.

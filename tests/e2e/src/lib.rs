@@ -417,6 +417,11 @@ pub fn host_has(feature: &str, found: bool) -> bool {
     found
 }
 
+/// How often a test tries what may go wrong once in a thousand times: `usual`, or what `NARU_E2E_ROUNDS` says.
+pub fn rounds(usual: u32) -> u32 {
+    std::env::var("NARU_E2E_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// Pid of the parent of a process: of a container's process it is the monitor.
 pub fn parent(pid: i64) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -113,7 +113,7 @@ pub fn wait(call: &Call, id: &str) -> Result<Response> {
     let before = container.view();
     let exits = before.state.exits;
     let condition = match call.query.get("condition").unwrap_or_default() {
-        "" | "not-running" => Condition::NotRunning,
+        "" | "not-running" => Condition::NotRunning(exits),
         "next-exit" => Condition::NextExit(exits),
         "removed" => Condition::Removed,
         other => return Err(ApiError::invalid(format!("invalid condition: {other:?}"))),
@@ -138,7 +138,8 @@ pub fn wait(call: &Call, id: &str) -> Result<Response> {
 }
 
 enum Condition {
-    NotRunning,
+    /// Not running, or the end of a run since: a policy that starts it again hides no end, as in Docker.
+    NotRunning(u64),
     NextExit(u64),
     Removed,
 }
@@ -146,7 +147,9 @@ enum Condition {
 impl Condition {
     fn holds(&self, view: &View) -> bool {
         match self {
-            Condition::NotRunning => !matches!(view.state.phase, Phase::Running { .. } | Phase::Restarting(_)),
+            Condition::NotRunning(exits) => {
+                !matches!(view.state.phase, Phase::Running { .. } | Phase::Restarting(_)) || view.state.exits > *exits
+            }
             Condition::NextExit(exits) => view.state.exits > *exits,
             Condition::Removed => view.removed,
         }

@@ -57,7 +57,8 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
     app.engine.exec_startable(&exec)?;
     let keys = hijack::parse_keys(&exec.spec.detach_keys)?;
     let carriage = hijack::Carriage { tty: exec.spec.tty, keys, stdin: exec.spec.stdin };
-    let (started, ended) = (Arc::clone(&exec), Arc::clone(&exec));
+    let (started, ended, left) = (Arc::clone(&exec), Arc::clone(&exec), Arc::clone(&exec));
+    let owner = Arc::clone(&app);
     let opening = async move {
         let failed = |message: &str| format!("OCI runtime exec failed: exec failed: unable to start container process: {message}");
         let stream = app.engine.exec_start(&started, false).await.map_err(|error| failed(&naru_engine::chain(&error)))?;
@@ -69,7 +70,7 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
     };
     // The client asks for the exit code as soon as the stream ends: by then it must be known.
     let known = async move { drop(tokio::time::timeout(std::time::Duration::from_secs(5), ended.wait()).await) };
-    Ok(hijack::carry(wire, Box::pin(opening), vec![], carriage, known, || {}))
+    Ok(hijack::carry(wire, Box::pin(opening), vec![], carriage, known, move || owner.engine.emit_exec(&left, "exec_detach")))
 }
 
 /// `POST /exec/{id}/resize`.

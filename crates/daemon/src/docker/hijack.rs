@@ -206,10 +206,12 @@ async fn pump(
                 Some(filter) => filter.feed(&block[..count]),
                 None => (block[..count].to_vec(), false),
             };
+            // What was typed before the keys counts.
+            let gone = input.write_all(&bytes).await.is_err();
             if leave {
                 return true;
             }
-            if input.write_all(&bytes).await.is_err() {
+            if gone {
                 break;
             }
         }

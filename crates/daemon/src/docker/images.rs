@@ -175,7 +175,10 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
         variant: config.variant.clone(),
         os: config.os.clone(),
         size: i64::try_from(image.size).unwrap_or(i64::MAX),
-        graph_driver: models::GraphDriver { data: None, name: call.app.engine.store().driver().name().to_owned() },
+        graph_driver: {
+            let store = call.app.engine.store();
+            convert::image::graph_driver(store.driver(), store.image_directories(&image.layers))
+        },
         root_fs: models::RootFs { r#type: "layers".into(), layers: Some(image.layers.iter().map(ToString::to_string).collect()) },
         descriptor: if call.version >= ApiVersion::new(1, 48) { Some(descriptor(&call.app.engine.store().target(&image)?)) } else { None },
         manifests: if with_manifests { Some(manifests(&call.app, &image)?) } else { None },

@@ -2,7 +2,7 @@
 
 use super::body::{self, Response};
 use super::convert::create::Front;
-use super::convert::time;
+use super::convert::{self, time};
 use super::error::Result;
 use super::{Call, networks};
 use crate::App;
@@ -58,12 +58,24 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
         app_armor_profile: spec.security.apparmor_profile().to_owned(),
         exec_ids: Some(execs).filter(|list| !list.is_empty()),
         host_config: host,
-        graph_driver: models::GraphDriver { data: None, name: app.engine.store().driver().name().to_owned() },
+        graph_driver: graph_driver(app, view),
         mounts: mounts(app, view),
         config,
         network_settings: networks::settings(app, view),
         ..models::ContainerInspect::default()
     }
+}
+
+/// Where the container's files lie. Its root is mounted nowhere on the host: the merged view is that of its process.
+fn graph_driver(app: &App, view: &View) -> models::GraphDriver {
+    let store = app.engine.store();
+    // One that is being removed has none any more.
+    let directories = store.container_directories(&view.id).ok().flatten();
+    let mut driver = convert::image::graph_driver(store.driver(), directories);
+    if let (Some(data), Some(pid)) = (&mut driver.data, view.state.pid()) {
+        data.insert("MergedDir".into(), format!("/proc/{pid}/root"));
+    }
+    driver
 }
 
 /// The links of the default bridge, as `/container:/own/alias`; elsewhere they are the endpoint's.

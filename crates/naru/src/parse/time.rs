@@ -57,7 +57,8 @@ pub fn moment(text: &str) -> Parsed<String> {
 }
 
 fn moment_at(text: &str, now: jiff::Timestamp) -> Parsed<String> {
-    if let Ok(nanos) = duration(text) {
+    // A bare 0 is the beginning of time, though Go takes it for a duration too.
+    if let (true, Ok(nanos)) = (text != "0", duration(text)) {
         let then = now.as_nanosecond() - i128::from(nanos);
         return Ok(seconds(then));
     }
@@ -127,6 +128,7 @@ mod tests {
             assert_eq!(moment_at(text, now).expect(text), expected, "{text}");
         }
         assert!(moment_at("2026-01-02", now).is_ok() && moment_at("2026-01-02T03:04", now).is_ok());
+        assert_eq!(moment_at("0", now).as_deref(), Ok("0"), "the beginning of time");
         assert!(moment_at("yesterday", now).is_err());
     }
 

@@ -113,13 +113,22 @@ impl Client {
     pub(super) fn flush(&mut self) {
         while self.queued() > 0 && !self.gone {
             match self.send_now(&self.queue[self.sent..]) {
-                Ok(0) => return,
+                Ok(0) => return self.forget_sent(),
                 Ok(count) => self.sent += count,
                 Err(_) => self.gone = true,
             }
         }
         self.queue = Vec::new();
         self.sent = 0;
+    }
+
+    /// Frees what was sent. A queue that a slow reader never empties would hold all that ever went through it; moving the
+    /// rest only when it is the smaller part costs less than the sending did.
+    fn forget_sent(&mut self) {
+        if self.sent * 2 >= self.queue.len() {
+            self.queue.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 
     fn send_now(&self, bytes: &[u8]) -> Result<usize, Errno> {
@@ -201,6 +210,28 @@ mod tests {
         assert_eq!(all.len(), 20 * 100_008);
         for frame in all.chunks(100_008) {
             assert_eq!(frame[..8], [1, 0, 0, 0, 0, 1, 0x86, 0xa0]);
+        }
+    }
+
+    const READ: usize = 64 << 10;
+
+    #[test]
+    fn a_slow_reader_costs_no_more_than_its_queue() {
+        use std::io::Read;
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut client = Client::new(ours.into(), Role::Watch);
+        let (chunk, mut block) = (vec![7; READ], vec![0; READ / 2]);
+        let (mut written, mut read) = (0, 0);
+        while written < 64 * MAX_QUEUED_BYTES {
+            // As the monitor does: a full queue stops the reading of the output, not its reader.
+            while client.queued() < MAX_QUEUED_BYTES {
+                client.output(1, true, &chunk);
+                written += READ;
+            }
+            read += theirs.read(&mut block).unwrap();
+            client.flush();
+            assert!(client.queued() > 0, "it is never empty");
+            assert!(client.queue.len() <= 2 * (MAX_QUEUED_BYTES + READ), "{} bytes after {read}", client.queue.len());
         }
     }
 }

@@ -174,3 +174,38 @@ fn a_daemon_that_leaves_answers_what_it_works_on() {
         assert_eq!(stop.join().unwrap().code, 0);
     });
 }
+
+#[test]
+fn a_query_may_hold_quotes_as_people_type_them() {
+    let daemon = shared();
+    let name = name("quotes");
+    daemon.ok(&["create", "--name", &name, BOX, "true"]);
+    let path = format!("/containers/json?all=1&filters={{\"name\":[\"{name}\"]}}");
+    // Two on one connection, the first with a body that looks like a request.
+    let body = r#"GET /x?" HTTP/1.1"#;
+    let first = format!("POST /containers/{name}/nosuch?\" HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let answer = daemon.http(&format!("{first}GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("HTTP/1.1 200") && answer.contains(&format!("/{name}\"")), "{answer}");
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn inspect_tells_where_the_files_are() {
+    let daemon = shared();
+    let name = name("where");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "echo mine > /mine; exec sleep 1000"]);
+    let driver = &daemon.inspect(&name)["GraphDriver"];
+    if driver["Name"] != "overlay2" {
+        daemon.ok(&["rm", "-f", &name]);
+        return;
+    }
+    let folder = |key: &str| std::path::PathBuf::from(driver["Data"][key].as_str().unwrap());
+    daemon.until("it has written", || folder("UpperDir").join("mine").exists());
+    assert!(folder("WorkDir").is_dir() && folder("MergedDir").join("bin/busybox").exists() && folder("MergedDir").join("mine").exists());
+    let layers = driver["Data"]["LowerDir"].as_str().unwrap().to_owned();
+    assert!(layers.split(':').all(|layer| std::path::Path::new(layer).is_dir()), "{layers}");
+    let image = &daemon.inspect(BOX)["GraphDriver"]["Data"];
+    let top = image["UpperDir"].as_str().unwrap();
+    assert!(layers.ends_with(top) && std::path::Path::new(top).join("bin/busybox").exists(), "{image} {layers}");
+    daemon.ok(&["rm", "-f", &name]);
+}

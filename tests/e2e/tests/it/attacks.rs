@@ -1,7 +1,7 @@
 //! Attacks on what lies around containers: the engine's folders and sockets, host programs, values that become text in
 //! files, links that move while files are copied, and an engine that is hostile to its client.
 
-use naru_e2e::{BOX, Over, name, program, shared};
+use naru_e2e::{BOX, Over, name, program, rounds, shared};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -165,7 +165,7 @@ fn links_that_move_lead_no_copy_outside() {
                 daemon.run(&["cp", &planted, &format!("{name}:/w/dir/")]);
             }
         });
-        for round in 0..150 {
+        for round in 0..rounds(150) {
             let to = host.path().join(format!("back-{round}"));
             if daemon.run(&["cp", &format!("{name}:/w/dir/note"), &to.display().to_string()]).code == 0 {
                 assert_eq!(std::fs::read_to_string(&to).unwrap(), "inside\n");

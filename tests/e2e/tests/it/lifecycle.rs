@@ -33,7 +33,9 @@ fn what_cannot_run_says_why() {
     assert!(daemon.fails(125, &["run", "--rm", "-u", "nosuch", BOX, "true"]).contains("unable to find user nosuch"));
     assert!(daemon.fails(125, &["run", "--rm", "-w", "relative", BOX, "true"]).contains("needs to be an absolute path"));
     assert!(daemon.fails(125, &["run", "--rm", "--nosuch", BOX]).contains("--nosuch"));
-    assert!(daemon.ok(&["ps", "-aq", "--filter", "status=created"]).is_empty());
+    let name = name("cannot");
+    daemon.fails(127, &["run", "--rm", "--name", &name, BOX, "nosuch"]);
+    assert!(daemon.fails(1, &["inspect", &name]).contains("No such"), "what never ran is deleted like what did");
 }
 
 #[test]
@@ -131,6 +133,7 @@ fn requests_without_sense_are_refused_before_a_container_is_there() {
     for (flags, text) in [
         (vec!["--cpu-shares", "1"], "CPU shares"),
         (vec!["--volumes-from", "no-such-container"], "No such container: no-such-container"),
+        (vec!["--link", "no-such-container:x"], "could not get container for no-such-container"),
         (vec!["--mount", "type=volume,src=nonsense,dst=/v,volume-subpath=../.."], "relative path within the volume"),
         (vec!["--device", "/dev/no-such-device"], "no such file or directory"),
         (vec!["--platform", "nonsense"], "platform"),
@@ -139,4 +142,58 @@ fn requests_without_sense_are_refused_before_a_container_is_there() {
         assert!(matches!(result.code, 125 | 127) && result.err.contains(text), "{flags:?}: {result:?}");
         assert_ne!(daemon.run(&["inspect", &name]).code, 0, "{flags:?}");
     }
+}
+
+/// What was done to a container, in order, without its network's part.
+fn actions(daemon: &naru_e2e::Daemon, name: &str) -> Vec<String> {
+    let filter = format!("container={name}");
+    let until = next_second();
+    let text = daemon.ok(&["events", "--since", "0", "--until", &until, "--filter", &filter, "--format", "{{.Action}}"]);
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The next second, as `events` takes it.
+fn next_second() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    (now.as_secs() + 1).to_string()
+}
+
+#[test]
+fn restarts_by_policy_are_counted_seen_by_wait_and_called_off_by_kill() {
+    let daemon = shared();
+    let name = name("again");
+    daemon.ok(&["run", "-d", "--restart", "on-failure:2", "--name", &name, BOX, "sh", "-c", "exit 3"]);
+    daemon.until("it gives up", || daemon.inspect(&name)["State"]["Status"] == "exited");
+    assert_eq!(daemon.inspect(&name)["RestartCount"], 2);
+    assert_eq!(actions(daemon, &name), ["create", "start", "die", "start", "die", "start", "die"]);
+    daemon.ok(&["rm", &name]);
+
+    // The seventh wait is of more than three seconds: time to be asked in it.
+    daemon.ok(&["run", "-d", "--restart", "always", "--name", &name, BOX, "sh", "-c", "exit 4"]);
+    assert_eq!(daemon.ok(&["wait", &name]), "4", "an end is one, whatever the policy makes of it");
+    daemon.until("it waits for long", || {
+        let inspect = daemon.inspect(&name);
+        inspect["RestartCount"].as_i64() >= Some(6) && inspect["State"]["Status"] == "restarting"
+    });
+    let count = daemon.inspect(&name)["RestartCount"].clone();
+    daemon.ok(&["kill", &name]);
+    let inspect = daemon.inspect(&name);
+    assert_eq!((&inspect["State"]["Status"], &inspect["State"]["ExitCode"]), (&"exited".into(), &4.into()));
+    assert_eq!(inspect["RestartCount"], count);
+    daemon.ok(&["start", &name]);
+    daemon.ok(&["stop", &name]);
+    assert_eq!(actions(daemon, &name).last().map(String::as_str), Some("stop"));
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn a_kill_is_no_stop() {
+    let daemon = shared();
+    let name = name("events");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sleep", "1000"]);
+    daemon.ok(&["kill", &name]);
+    daemon.ok(&["start", &name]);
+    daemon.ok(&["stop", "-t", "0", &name]);
+    assert_eq!(actions(daemon, &name), ["create", "start", "kill", "die", "start", "kill", "kill", "die", "stop"]);
+    daemon.ok(&["rm", &name]);
 }

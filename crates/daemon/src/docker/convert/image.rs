@@ -5,8 +5,25 @@ use super::time;
 use crate::App;
 use naru_api::models;
 use naru_store::archive::PathStat;
-use naru_store::{Change, ChangeKind, Image, Target, Variant, VariantKind};
+use naru_store::{Change, ChangeKind, Directories, Driver, Image, Target, Variant, VariantKind};
 use naru_types::{ErrorKind, Platform};
+
+/// What tools that look at the files on the host ask for, with dockerd's names.
+pub fn graph_driver(driver: Driver, directories: Option<Directories>) -> models::GraphDriver {
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let data = directories.map(|directories| {
+        let mut data = models::StringMap::from([("UpperDir".to_owned(), text(&directories.upper))]);
+        if !directories.lower.is_empty() {
+            let lower: Vec<String> = directories.lower.iter().map(|path| text(path)).collect();
+            data.insert("LowerDir".into(), lower.join(":"));
+        }
+        if let Some(work) = &directories.work {
+            data.insert("WorkDir".into(), text(work));
+        }
+        data
+    });
+    models::GraphDriver { data, name: driver.name().to_owned() }
+}
 
 /// The image a container is to be made of.
 pub async fn find_for_create(app: &App, name: &str, platform: &str) -> Result<Image> {
