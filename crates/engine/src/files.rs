@@ -27,8 +27,10 @@ fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_
         .spec
         .mounts
         .iter()
-        .zip(sources)
-        .filter_map(|(mount, source)| Some(Part { source: source?, target: mount.target.clone().into(), read_only: mount.read_only }))
+        .zip(&sources.paths)
+        .filter_map(|(mount, source)| {
+            Some(Part { source: source.clone()?, target: mount.target.clone().into(), read_only: mount.read_only })
+        })
         .collect();
     if parts.is_empty() { work(root.as_fd()) } else { view::with_parts(root, &parts, work)? }
 }

@@ -28,7 +28,7 @@ use naru_types::ContainerId;
 use rustix::fs::{FileType, Mode, OFlags, major, minor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,15 +98,24 @@ pub(crate) struct Prepared {
     request: StartRequest,
     pending: Pending,
     undo: Undo,
+    held: Vec<OwnedFd>,
+}
+
+/// A start that the monitor has been told of.
+struct Begun {
+    control: std::os::unix::net::UnixStream,
+    run: Run,
+    /// Needed until the process runs.
+    _held: Vec<OwnedFd>,
 }
 
 impl Prepared {
-    /// Has the monitor start the process; returns the connection to it.
-    fn start(mut self, attach: Vec<AttachStream>) -> Result<(std::os::unix::net::UnixStream, Run)> {
+    /// Has the monitor start the process.
+    fn start(mut self, attach: Vec<AttachStream>) -> Result<Begun> {
         self.request.attach = attach;
         let control = self.undo.engine.spawner.start(self.pending, self.request)?;
         self.undo.armed = false;
-        Ok((control, self.run))
+        Ok(Begun { control, run: self.run, _held: self.held })
     }
 }
 
@@ -122,7 +131,8 @@ pub(crate) fn stands_alone(spec: &ContainerSpec) -> bool {
 pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Prepared>, attach: Vec<AttachStream>) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
     let start = move || prepared.map_or_else(|| prepare(&owner, &job_view), Ok)?.start(attach);
-    let (control, run) = tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
+    let Begun { control, run, _held } =
+        tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
     match outcome {
         Ok((pid, at, watch)) => {
@@ -206,7 +216,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         undo.mounts.push(shared.clone());
         join.insert("shm", shared);
     }
-    let sources = mount_sources(engine, spec, root.as_fd(), false)?;
+    let Sources { paths: sources, held } = mount_sources(engine, spec, root.as_fd(), false)?;
     rootfs::make_dirs(root.as_fd(), &spec.process.cwd)?;
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
     let namespace = join_network(engine, view, &mut undo, &mut join)?;
@@ -252,7 +262,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         attach: vec![],
         runtime: kind,
     };
-    Ok(Prepared { run, request, pending, undo })
+    Ok(Prepared { run, request, pending, undo, held })
 }
 
 /// The container's network: a namespace of its own with its place on its networks, or another one to join.
@@ -335,9 +345,20 @@ fn relabel(spec: &ContainerSpec, mount: &MountSpec, source: &Path) -> Result<()>
         .map_err(|error| EngineError::invalid(format!("error setting label on mount source '{}': {error}", source.display())))
 }
 
+/// Host paths behind the mounts of a container.
+pub(crate) struct Sources {
+    /// In the order of the mounts; none where nothing of the host is mounted.
+    pub paths: Vec<Option<PathBuf>>,
+    /// Paths of parts of volumes lead through these: a container that has the volume too may swap a directory in it for a
+    /// link after it was looked at, so that it is mounted as it was opened.
+    pub held: Vec<OwnedFd>,
+}
+
 /// Host paths behind the mounts; makes missing directories where asked, fills new volumes from the image.
-pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: BorrowedFd<'_>, fill: bool) -> Result<Vec<Option<PathBuf>>> {
-    spec.mounts
+pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: BorrowedFd<'_>, fill: bool) -> Result<Sources> {
+    let mut held = Vec::new();
+    let paths = spec
+        .mounts
         .iter()
         .map(|mount| match &mount.source {
             MountSource::Tmpfs { .. } => Ok(None),
@@ -371,15 +392,18 @@ pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: Borrowed
                     None => Ok(Some(data)),
                     Some(subpath) => {
                         let base = rootfs::open_root(&data)?;
-                        rootfs::open_dir(base.as_fd(), subpath).map_err(|_| {
+                        let part = rootfs::open_dir(base.as_fd(), subpath).map_err(|_| {
                             EngineError::invalid(format!("cannot access path {subpath:?} in volume {name}: no such directory"))
                         })?;
-                        Ok(Some(data.join(subpath.trim_start_matches('/'))))
+                        let path = format!("/proc/{}/fd/{}", std::process::id(), part.as_raw_fd());
+                        held.push(part);
+                        Ok(Some(path.into()))
                     }
                 }
             }
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok(Sources { paths, held })
 }
 
 /// Device nodes by their numbers on the host; a directory stands for all devices in it; privileged gets all of them.
