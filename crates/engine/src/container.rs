@@ -330,9 +330,13 @@ impl Actor {
     }
 
     fn save_state(&self) {
+        self.write_state(false);
+    }
+
+    fn write_state(&self, lazy: bool) {
         let state = serde_json::to_string(&self.view.state).expect("states are plain data");
         let run = self.view.run.as_ref().map(|run| serde_json::to_string(&**run).expect("runs are plain data"));
-        self.engine.db.put_state(self.view.id.as_str(), state, run);
+        self.engine.db.put_state(self.view.id.as_str(), state, run, lazy);
     }
 
     fn emit(&self, action: impl Into<String>, extra: &[(&str, String)]) {
@@ -416,6 +420,7 @@ impl Actor {
     /// Makes the transition and carries out its effects.
     async fn apply(&mut self, input: Input) -> Result<()> {
         let policy = self.view.spec.restart;
+        let started = matches!(input, Input::Started { .. });
         let (state, effects) = self.view.state.apply(input, &policy, self.view.spec.auto_remove).map_err(|denied| self.denied(denied))?;
         let before = std::mem::replace(&mut self.view.state, state);
         for effect in effects {
@@ -440,7 +445,7 @@ impl Actor {
             }
         }
         if !self.view.removed {
-            self.save_state();
+            self.write_state(started);
             self.publish_view();
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::error::{EngineError, Result};
 use rusqlite::{Connection, params};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The format this program writes.
@@ -74,7 +75,14 @@ fn is_full(error: &rusqlite::Error) -> bool {
 struct Job {
     write: Write,
     done: Option<oneshot::Sender<Result<()>>>,
+    /// Something else tells the same after a crash, so that it can wait for others.
+    lazy: bool,
 }
+
+/// Writes in one transaction.
+const MAX_JOBS: usize = 256;
+/// How long a lazy write waits for company.
+const LAZY: Duration = Duration::from_millis(20);
 
 /// A container as stored.
 pub struct ContainerRow {
@@ -144,13 +152,8 @@ impl Db {
 
     async fn commit(&self, write: Write) -> Result<()> {
         let (done, answer) = oneshot::channel();
-        self.jobs.send(Job { write, done: Some(done) }).map_err(|_| EngineError::Gone("the state database"))?;
+        self.jobs.send(Job { write, done: Some(done), lazy: false }).map_err(|_| EngineError::Gone("the state database"))?;
         answer.await.map_err(|_| EngineError::Gone("the state database"))?
-    }
-
-    fn queue(&self, write: Write) {
-        // The writer only ends with the process.
-        self.jobs.send(Job { write, done: None }).ok();
     }
 
     /// Stores a new container; committed when this returns.
@@ -163,9 +166,11 @@ impl Db {
         self.commit(Write::PutSpec { id: id.to_owned(), spec }).await
     }
 
-    /// Queues a changed state.
-    pub fn put_state(&self, id: &str, state: String, run: Option<String>) {
-        self.queue(Write::PutState { id: id.to_owned(), state, run });
+    /// Queues a changed state; a `lazy` one is also told by a live monitor.
+    pub fn put_state(&self, id: &str, state: String, run: Option<String>, lazy: bool) {
+        let write = Write::PutState { id: id.to_owned(), state, run };
+        // The writer only ends with the process.
+        self.jobs.send(Job { write, done: None, lazy }).ok();
     }
 
     /// Forgets a container; committed when this returns.
@@ -232,7 +237,15 @@ fn read_pairs(connection: &Connection, query: &str) -> Result<Vec<(String, Strin
 /// The writer thread: everything that waits goes into one transaction.
 fn write_all(mut connection: Connection, reserve: &Reserve, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
-        let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter().take(255)).collect();
+        let mut jobs = vec![first];
+        let until = Instant::now() + LAZY;
+        while jobs.iter().all(|job| job.lazy) && jobs.len() < MAX_JOBS {
+            match queue.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(job) => jobs.push(job),
+                Err(_) => break,
+            }
+        }
+        jobs.extend(queue.try_iter().take(MAX_JOBS - jobs.len()));
         let mut result = transact(&mut connection, &jobs);
         let full = result.as_ref().is_err_and(is_full);
         if full && jobs.iter().any(|job| job.write.is_due()) && reserve.release() {
@@ -305,7 +318,8 @@ mod tests {
         assert!(loaded.containers.is_empty());
         db.put_container("a", 1, "spec".into(), "s0".into()).await.unwrap();
         db.put_container("b", 2, "spec".into(), "s0".into()).await.unwrap();
-        db.put_state("a", "s1".into(), Some("run".into()));
+        db.put_state("a", "s0.5".into(), None, true);
+        db.put_state("a", "s1".into(), Some("run".into()), false);
         db.delete_container("b").await.unwrap();
         db.put_volume("v", "{}".into()).await.unwrap();
         let (_, loaded) = Db::open(&path).unwrap();

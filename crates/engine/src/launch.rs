@@ -204,7 +204,8 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         directory: directory.clone(),
         log: log_file(engine, id, spec),
         cgroup: runtime.is_none().then(|| cgroup.clone()),
-        throwaway: spec.auto_remove,
+        // Who was told of its end may want to unmount what it had of the host.
+        throwaway: spec.auto_remove && spec.mounts.iter().all(|mount| matches!(mount.source, MountSource::Tmpfs { .. })),
     })?;
     let mut undo = Undo { engine: Arc::clone(engine), id: id.clone(), place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();

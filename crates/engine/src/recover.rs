@@ -79,7 +79,7 @@ fn take_up_network(engine: &Inner, view: &mut View) {
                 tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot store the container's network");
             }
             let state = serde_json::to_string(&view.state).expect("states are plain data");
-            engine.db.put_state(view.id.as_str(), state, Some(serde_json::to_string(&run).expect("runs are plain data")));
+            engine.db.put_state(view.id.as_str(), state, Some(serde_json::to_string(&run).expect("runs are plain data")), false);
             view.run = Some(Arc::new(run));
         }
         Err(error) => {
@@ -156,7 +156,7 @@ async fn finish_run(engine: &Arc<Inner>, view: &mut View, directory: &Path) {
         launch::release(engine, &view.id, &run).await;
     }
     let state = serde_json::to_string(&view.state).expect("states are plain data");
-    engine.db.put_state(view.id.as_str(), state, None);
+    engine.db.put_state(view.id.as_str(), state, None, false);
 }
 
 /// A live monitor: pid, start time and a `Watch` connection.

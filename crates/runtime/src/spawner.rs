@@ -94,7 +94,8 @@ pub struct Preparation {
     pub log: Option<LogFile>,
     /// Path and limits of the cgroup that the monitor makes and removes. None where another OCI runtime does.
     pub cgroup: Option<(String, spec::Resources)>,
-    /// The container is not started again: its end is told before its cgroup is removed, which the socket outlives.
+    /// The container is not started again, and has no files of others: its end is told before its mounts and its cgroup go,
+    /// which the socket outlives.
     pub throwaway: bool,
 }
 

@@ -174,7 +174,7 @@ pub(crate) struct Opening {
     pub log: Option<Log>,
     /// Path and limits; another OCI runtime makes its own.
     pub cgroup: Option<(String, spec::Resources)>,
-    /// It is not started again: its end is told before its cgroup is removed.
+    /// It is not started again: its end is told before its mounts and its cgroup go.
     pub throwaway: bool,
 }
 

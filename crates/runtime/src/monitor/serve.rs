@@ -119,7 +119,9 @@ pub(super) struct Monitor {
     buffer: Vec<u8>,
     exit: Option<ExitRecord>,
     /// It is not started again, so that who waits for its end need not wait for the cgroup's.
-    pub(super) throwaway: bool,
+    throwaway: bool,
+    /// Its mounts: as long as they are held here, their end, which waits for all processors, is not part of the process's.
+    mounts: Option<OwnedFd>,
     /// When an ended container's monitor goes, whatever clients do.
     leave_at: Option<Instant>,
 }
@@ -155,8 +157,16 @@ impl Monitor {
             buffer: Vec::new(),
             exit: None,
             throwaway: false,
+            mounts: None,
             leave_at: None,
         })
+    }
+
+    /// Tells the end before the container is put away.
+    pub(super) fn throw_away(&mut self, pid: i32) {
+        self.throwaway = true;
+        // It may have ended already.
+        self.mounts = rustix::fs::open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
     }
 
     /// Serves until the container has ended and everybody has been told.
@@ -709,6 +719,7 @@ impl Monitor {
             // As long as it is there, the cgroup may be.
             self.directory.remove_socket();
         }
+        self.mounts = None;
         for client in self.clients.iter_mut().flatten() {
             if !matches!(client.role, Role::Stream(_)) {
                 client.role = Role::Closing;

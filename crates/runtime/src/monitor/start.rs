@@ -199,8 +199,11 @@ fn begin(
         }
     };
     let Ground { directory, listener, log, throwaway, .. } = ground;
+    let pid = begun.main.pid;
     let mut monitor = Monitor::new(threads, start.id, directory.keep(), listener, log, begun.main, begun.backend, begun.clients)?;
-    monitor.throwaway = throwaway;
+    if throwaway {
+        monitor.throw_away(pid);
+    }
     Ok(monitor)
 }
 
