@@ -438,4 +438,22 @@ pub struct NetworkSpec {
     pub dns_options: Vec<String>,
     /// Lines of /etc/hosts as `name:address`.
     pub extra_hosts: Vec<String>,
+    /// It has left `none`, or come to it, since it was created; `mode` stays what was asked for then.
+    #[serde(default)]
+    pub none_changed: bool,
+}
+
+impl NetworkSpec {
+    /// On `none`, beside which there can be no other network.
+    pub fn is_on_none(&self) -> bool {
+        (self.mode == NetworkMode::None) != self.none_changed
+    }
+
+    /// The network it is on that needs no endpoint.
+    pub fn predefined(&self) -> Option<&'static str> {
+        match self.mode {
+            NetworkMode::Host => Some("host"),
+            _ => self.is_on_none().then_some("none"),
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! What may pass between containers, host and world: one nf_tables table of the engine, never another's.
 //!
 //! ```text
-//! raw                  to a port published on 127.0.0.1, not from here: drop
+//! raw                  to a port published on 127.0.0.1, not from here: drop; only where there is one
 //! prerouting           from a bridge of `quiet`: nothing is rewritten
 //! prerouting, output   addr4/6: address . protocol . port → address . port     a port published on one host address
 //!                      any4/6:  protocol . port → address . port                on all of them
 //! postrouting          from subnets4/6 after a rewrite: masquerade; to outside, from snat4/6: the address it says,
 //!                      from masq4/6: masquerade
-//! input                from a bridge of `sealed`: drop
+//! input                from a bridge of `sealed`: drop; only where there is one
 //! passing              from or to a bridge: the mark by which others' chains let it pass; only where there are such, see
 //!                      `passage`
 //! forward              established: accept
@@ -27,13 +27,16 @@
 //! The table can be removed or changed by others at any time (`nft flush ruleset`); the state is kept here,
 //! [`Firewall::watch`] tells of it and [`Firewall::repair`] makes everything anew.
 
+mod rules;
+
 use crate::address::{IpNet, LinkName, Protocol, number_to_ip, octets};
 use crate::conntrack;
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
-use crate::nft::{self, Element, Expression, Set, Transaction, kind};
+use crate::nft::{self, Element, Transaction};
 use crate::passage::{self, firewalld, legacy::Haste, legacy::Legacy};
 use crate::watch::Watch;
+use rules::Chains;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -250,6 +253,8 @@ struct State {
     /// Which bridge has the subnet that begins here.
     subnets: BTreeMap<IpAddr, LinkName>,
     ports: BTreeMap<PortMap, Way>,
+    /// In the table, as far as is known.
+    chains: Chains,
 }
 
 impl State {
@@ -303,126 +308,6 @@ pub(crate) struct Seen {
     pub passed: AtomicBool,
 }
 
-const fn set(name: &'static str, key_kind: u32, key_length: u32) -> Set {
-    Set { name, key_kind, key_length, data: None, interval: false }
-}
-
-fn sets() -> Vec<Set> {
-    let subnets = |name, kind, length| Set { interval: true, ..set(name, kind, length) };
-    let map = |name, keys: &[u32], key_length, address: u32, data_length| Set {
-        data: Some((kind::concat(&[address, kind::PORT]), data_length)),
-        ..set(name, kind::concat(keys), key_length)
-    };
-    let snat = |name, kind, length| Set { data: Some((kind, length)), ..subnets(name, kind, length) };
-    let open = |name, address, length| set(name, kind::concat(&[address, kind::PROTOCOL, kind::PORT]), length);
-    vec![
-        set("bridges", kind::IFNAME, 16),
-        set("internal", kind::IFNAME, 16),
-        set("sealed", kind::IFNAME, 16),
-        set("quiet", kind::IFNAME, 16),
-        set("pairs", kind::concat(&[kind::IFNAME, kind::IFNAME]), 32),
-        subnets("subnets4", kind::IPV4, 4),
-        subnets("subnets6", kind::IPV6, 16),
-        subnets("routed4", kind::IPV4, 4),
-        subnets("routed6", kind::IPV6, 16),
-        subnets("unprotected4", kind::IPV4, 4),
-        subnets("unprotected6", kind::IPV6, 16),
-        subnets("masq4", kind::IPV4, 4),
-        subnets("masq6", kind::IPV6, 16),
-        snat("snat4", kind::IPV4, 4),
-        snat("snat6", kind::IPV6, 16),
-        open("open4", kind::IPV4, 12),
-        open("open6", kind::IPV6, 24),
-        open("local4", kind::IPV4, 12),
-        subnets("loopback4", kind::IPV4, 4),
-        subnets("loopback6", kind::IPV6, 16),
-        map("any4", &[kind::PROTOCOL, kind::PORT], 8, kind::IPV4, 8),
-        map("any6", &[kind::PROTOCOL, kind::PORT], 8, kind::IPV6, 20),
-        map("addr4", &[kind::IPV4, kind::PROTOCOL, kind::PORT], 12, kind::IPV4, 8),
-        map("addr6", &[kind::IPV6, kind::PROTOCOL, kind::PORT], 24, kind::IPV6, 20),
-    ]
-}
-
-fn write_rewriting(transaction: &mut Transaction<'_>) {
-    use Expression::{
-        Accept, In, IsFamily, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, LoadSource, Map, Masquerade, NotIn,
-        RewriteDestination, RewriteSource, ToThisHost, WasRewritten,
-    };
-    for (chain, hook) in [("prerouting", nft::DNAT_FROM_OUTSIDE), ("output", nft::DNAT_FROM_HOST)] {
-        transaction.chain(chain, hook);
-        if chain == "prerouting" {
-            // With br_netfilter a packet rewritten to a neighbour does not leave the bridge, whose ports are isolated from
-            // each other there: the sockets that hold the ports serve it.
-            transaction.rule(chain, &[LoadInName { register: 1 }, In("quiet"), Accept]);
-        }
-        // An address fills register 8 (IPv4) or 8 to 11 (IPv6); what a map yields has the port right after it.
-        for (family, after, addr, any) in [(nft::IPV4, 9, "addr4", "any4"), (nft::IPV6, 12, "addr6", "any6")] {
-            let rewrite = RewriteDestination { family, address: 1, port: after };
-            let loads = [LoadDestination { family, register: 1 }, LoadProtocol { register: after }, LoadPort { register: after + 1 }];
-            transaction.rule(chain, &[IsFamily(family), loads[0], loads[1], loads[2], Map(addr), rewrite]);
-            let loads = [LoadProtocol { register: 8 }, LoadPort { register: 9 }];
-            // 127.0.0.1 is an address of this host too: packets from it could not leave by a bridge.
-            let not_loopback = if family == nft::IPV4 { "loopback4" } else { "loopback6" };
-            let from = [LoadDestination { family, register: 1 }, NotIn(not_loopback)];
-            transaction.rule(chain, &[IsFamily(family), ToThisHost, from[0], from[1], loads[0], loads[1], Map(any), rewrite]);
-        }
-    }
-    transaction.chain("postrouting", nft::SNAT);
-    for (family, subnets, snat, masquerade) in [(nft::IPV4, "subnets4", "snat4", "masq4"), (nft::IPV6, "subnets6", "snat6", "masq6")] {
-        let source = LoadSource { family, register: 1 };
-        // A container that reaches itself or a neighbour by a published port: the answer must come back through here.
-        transaction.rule("postrouting", &[IsFamily(family), source, In(subnets), WasRewritten, Masquerade]);
-        let outside = [LoadOutName { register: 1 }, NotIn("bridges")];
-        transaction.rule("postrouting", &[IsFamily(family), outside[0], outside[1], source, Map(snat), RewriteSource { family }]);
-        transaction.rule("postrouting", &[IsFamily(family), source, In(masquerade), outside[0], outside[1], Masquerade]);
-    }
-}
-
-fn write_filters(transaction: &mut Transaction<'_>) {
-    use Expression::{
-        Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotFrom, NotIn, StateIs,
-        WasRewritten,
-    };
-    const NEW: u32 = 8;
-    const ESTABLISHED_OR_RELATED: u32 = 6;
-    const ICMP: u8 = 1;
-    const ICMPV6: u8 = 58;
-    // The kernel drops them by itself, unless somebody has set route_localnet.
-    transaction.chain("raw", nft::RAW);
-    let local = [LoadDestination { family: nft::IPV4, register: 1 }, LoadProtocol { register: 9 }, LoadPort { register: 10 }];
-    transaction.rule("raw", &[NotFrom("lo"), IsFamily(nft::IPV4), local[0], local[1], local[2], In("local4"), Drop]);
-    transaction.chain("input", nft::INPUT);
-    transaction.rule("input", &[LoadInName { register: 1 }, In("sealed"), StateIs(NEW), Drop]);
-    transaction.chain("forward", nft::FORWARD);
-    transaction.rule("forward", &[StateIs(ESTABLISHED_OR_RELATED), Accept]);
-    let to_bridge = [LoadOutName { register: 1 }, In("bridges")];
-    transaction.rule(
-        "forward",
-        &[LoadInName { register: 1 }, In("internal"), LoadInName { register: 1 }, LoadOutName { register: 2 }, NotIn("pairs"), Drop],
-    );
-    transaction.rule("forward", &[to_bridge[0], to_bridge[1], WasRewritten, Accept]);
-    transaction.rule("forward", &[LoadInName { register: 1 }, LoadOutName { register: 2 }, In("pairs"), Accept]);
-    for (family, after, open, routed, unprotected, icmp) in
-        [(nft::IPV4, 9, "open4", "routed4", "unprotected4", ICMP), (nft::IPV6, 12, "open6", "routed6", "unprotected6", ICMPV6)]
-    {
-        let destination = LoadDestination { family, register: 1 };
-        let loads = [LoadProtocol { register: after }, LoadPort { register: after + 1 }];
-        transaction.rule("forward", &[IsFamily(family), destination, loads[0], loads[1], In(open), Accept]);
-        transaction.rule("forward", &[IsFamily(family), IsProtocol(icmp), destination, In(routed), Accept]);
-        let from_outside = [LoadInName { register: 1 }, NotIn("bridges")];
-        transaction.rule("forward", &[IsFamily(family), destination, In(unprotected), from_outside[0], from_outside[1], Accept]);
-    }
-    transaction.rule("forward", &[to_bridge[0], to_bridge[1], Drop]);
-}
-
-fn write_passing(transaction: &mut Transaction<'_>) {
-    use Expression::{Accept, In, LoadInName, LoadOutName, SetMark};
-    transaction.chain("passing", nft::BEFORE_FORWARD);
-    for load in [LoadInName { register: 1 }, LoadOutName { register: 1 }] {
-        transaction.rule("passing", &[load, In("bridges"), SetMark(passage::MARK), Accept]);
-    }
-}
-
 impl Firewall {
     /// The firewall of an engine; `table` is its name. Nothing is changed before [`Firewall::ensure`].
     pub fn open(table: &str, mode: FirewallMode) -> Result<Firewall> {
@@ -474,11 +359,11 @@ impl Firewall {
 
     /// Marks containers' packets from now on.
     fn mark(&self) -> Result<()> {
-        let state = self.state.lock().expect("a change does not panic");
+        let mut state = self.state.lock().expect("a change does not panic");
         if self.seen.passed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let marked = self.change(&state, write_passing);
+        let marked = self.change(&mut state, |transaction, _| rules::write_passing(transaction));
         self.seen.passed.store(marked.is_ok(), Ordering::Release);
         marked
     }
@@ -522,8 +407,8 @@ impl Firewall {
     /// Makes the table anew from what is known: at the start of the engine after all bridges and ports of the
     /// containers that still run were given to [`Firewall::restore`].
     pub fn ensure(&self) -> Result<()> {
-        let state = self.state.lock().expect("a change does not panic");
-        self.write_all(&state)
+        let mut state = self.state.lock().expect("a change does not panic");
+        self.write_all(&mut state)
     }
 
     /// Takes bridges and ports up again after a restart of the engine, in one transaction.
@@ -534,7 +419,7 @@ impl Firewall {
             new.insert_bridge(bridge);
         }
         new.ports = ports.into_iter().map(|port| (port, new.way(&port, self.mode))).collect();
-        self.write_all(&new)?;
+        self.write_all(&mut new)?;
         *state = new;
         Ok(())
     }
@@ -549,10 +434,11 @@ impl Firewall {
             Some(_) => {
                 let ports: Vec<PortMap> = state.ports.keys().copied().collect();
                 state.ports = ports.into_iter().map(|port| (port, state.way(&port, self.mode))).collect();
-                self.write_all(&state)
+                self.write_all(&mut state)
             }
-            None => self.change(&state, |transaction| {
+            None => self.change(&mut state, |transaction, chains| {
                 for (set, elements) in rules.elements() {
+                    chains.write_for(set, transaction);
                     transaction.add(set, &elements);
                 }
             }),
@@ -570,7 +456,7 @@ impl Firewall {
     pub fn remove_bridge(&self, name: &LinkName) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
         let Some(old) = state.remove_bridge(name) else { return Ok(()) };
-        self.change(&state, |transaction| {
+        self.change(&mut state, |transaction, _| {
             for (set, elements) in old.elements() {
                 transaction.delete(set, &elements);
             }
@@ -583,8 +469,9 @@ impl Firewall {
         let new: Vec<(PortMap, Way)> =
             ports.iter().filter(|port| !state.ports.contains_key(port)).map(|port| (*port, state.way(port, self.mode))).collect();
         state.ports.extend(new.iter().copied());
-        let changed = self.change(&state, |transaction| {
+        let changed = self.change(&mut state, |transaction, chains| {
             for (set, elements) in by_set(new.iter().copied()) {
+                chains.write_for(set, transaction);
                 transaction.add(set, &elements);
             }
         });
@@ -606,7 +493,7 @@ impl Firewall {
         // Two published on different ports of the host may be open as one.
         let is_open = |(_, way): &(&PortMap, &Way)| **way == Way::Opened && old.iter().any(|(_, way)| *way == Way::Opened);
         let open: Vec<Element> = state.ports.iter().filter(is_open).map(|(port, _)| port.opened().1).collect();
-        self.change(&state, |transaction| {
+        self.change(&mut state, |transaction, _| {
             for (set, mut elements) in by_set(old.iter().copied()) {
                 elements.retain(|element| !open.contains(element));
                 transaction.delete(set, &elements);
@@ -619,12 +506,12 @@ impl Firewall {
     /// Makes everything anew when the table is gone (`nft flush ruleset`), or was changed by others as a [`Watch`] saw;
     /// true when it was.
     pub fn repair(&self) -> Result<bool> {
-        let state = self.state.lock().expect("a change does not panic");
+        let mut state = self.state.lock().expect("a change does not panic");
         let damaged = self.seen.damaged.swap(false, Ordering::AcqRel);
         if !damaged && nft::table_exists(&self.socket.lock().expect("an exchange does not panic"), &self.table)? {
             return Ok(false);
         }
-        let written = self.write_all(&state);
+        let written = self.write_all(&mut state);
         self.seen.damaged.store(written.is_err(), Ordering::Release);
         written.map(|()| true)
     }
@@ -638,44 +525,44 @@ impl Firewall {
         transaction.commit(&self.socket.lock().expect("an exchange does not panic"))
     }
 
-    /// A change of elements. When the table or what should be in it is gone, `state`, which has the change already, is
-    /// written whole.
-    fn change(&self, state: &State, write: impl FnOnce(&mut Transaction<'_>)) -> Result<()> {
+    /// A change of elements, and of the chains that go with them. When the table or what should be in it is gone, `state`,
+    /// which has the change already, is written whole.
+    fn change(&self, state: &mut State, write: impl FnOnce(&mut Transaction<'_>, &mut Chains)) -> Result<()> {
         let mut transaction = Transaction::new(&self.table);
-        write(&mut transaction);
+        let mut chains = state.chains;
+        write(&mut transaction, &mut chains);
         if transaction.is_empty() {
             return Ok(());
         }
         let committed = transaction.commit(&self.socket.lock().expect("an exchange does not panic"));
         match committed {
             Err(Error::Kernel { source, .. }) if Errno::from_io_error(&source) == Some(Errno::NOENT) => self.write_all(state),
-            result => result,
+            result => result.map(|()| state.chains = chains),
         }
     }
 
-    fn write_all(&self, state: &State) -> Result<()> {
+    fn write_all(&self, state: &mut State) -> Result<()> {
         let mut transaction = Transaction::new(&self.table);
         transaction.fresh_table();
-        for (id, set) in (1..).zip(&sets()) {
+        for (id, set) in (1..).zip(&rules::sets()) {
             transaction.set(set, id);
         }
         for (set, network) in [("loopback4", "127.0.0.0/8"), ("loopback6", "::1/128")] {
             transaction.add(set, &range(&network.parse().expect("the text is a network"), None));
         }
-        write_rewriting(&mut transaction);
-        write_filters(&mut transaction);
+        rules::write_rewriting(&mut transaction);
+        rules::write_filters(&mut transaction);
         if self.seen.passed.load(Ordering::Acquire) {
-            write_passing(&mut transaction);
+            rules::write_passing(&mut transaction);
         }
-        for bridge in state.bridges.values() {
-            for (set, elements) in bridge.elements() {
-                transaction.add(set, &elements);
-            }
-        }
-        for (set, elements) in by_set(state.ports.iter().map(|(port, way)| (*port, *way))) {
+        let bridges = state.bridges.values().flat_map(BridgeRules::elements);
+        let mut chains = Chains::default();
+        for (set, elements) in bridges.chain(by_set(state.ports.iter().map(|(port, way)| (*port, *way)))) {
+            chains.write_for(set, &mut transaction);
             transaction.add(set, &elements);
         }
-        transaction.commit(&self.socket.lock().expect("an exchange does not panic"))
+        let committed = transaction.commit(&self.socket.lock().expect("an exchange does not panic"));
+        committed.map(|()| state.chains = chains)
     }
 }
 

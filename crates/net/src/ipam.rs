@@ -136,6 +136,11 @@ impl Default for SubnetPools {
 }
 
 impl SubnetPools {
+    /// Each with the length of its subnets' prefixes.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, u8)> {
+        self.0.iter().copied()
+    }
+
     /// Pools as `base=172.30.0.0/16,size=24`.
     pub fn new(pools: Vec<(IpNet, u8)>) -> Result<Self> {
         for (base, size) in &pools {

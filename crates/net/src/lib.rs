@@ -37,7 +37,7 @@ pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Pa
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan, write_parameter};
-pub use passage::{FIREWALLD_CHAIN, MARK};
+pub use passage::{FIREWALLD_CHAIN, MARK, bus_message};
 pub use rates::Rate;
 pub use rtnetlink::Link;
 pub use watch::Watch;

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,8 @@ pub struct Links {
     /// Removing a link takes a grace period of the kernel; what is made meanwhile does not wait for it here.
     removals: Mutex<Socket>,
     group: u32,
+    /// Where they are.
+    namespace: OwnedFd,
 }
 
 /// The group number of an engine: its name's hash, never one that people use.
@@ -78,9 +80,17 @@ fn group_of(owner: &str) -> u32 {
 }
 
 impl Links {
-    /// Links of the host for the engine called `owner`.
+    /// Links of the host for the engine called `owner`, in the network namespace of the calling thread.
     pub fn open(owner: &str) -> Result<Links> {
-        Ok(Links { socket: Mutex::new(Socket::route()?), removals: Mutex::new(Socket::route()?), group: group_of(owner) })
+        const OWN: &str = "/proc/thread-self/ns/net";
+        let namespace = rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let fail = |errno: Errno| Error::File { action: "open", path: OWN.to_owned(), source: errno.into() };
+        Ok(Links {
+            socket: Mutex::new(Socket::route()?),
+            removals: Mutex::new(Socket::route()?),
+            group: group_of(owner),
+            namespace: namespace.map_err(fail)?,
+        })
     }
 
     pub(crate) fn group(&self) -> u32 {
@@ -129,6 +139,10 @@ impl Links {
         let link = looked_at(&socket.request(batch)?, name)?;
         let old = if present.is_some() { addresses_of(&socket, link.index)? } else { vec![] };
         let is_ours = link.group == self.group;
+        if is_ours {
+            // A container would otherwise become a router of the host, by one packet (CVE-2020-13401).
+            without_ipv6_is_fine(write_parameter(self.namespace.as_fd(), &format!("net/ipv6/conf/{name}/accept_ra"), "0"))?;
+        }
         // A bridge that somebody else made keeps what it has.
         let own = if is_ours { missing_link_local(&bridge.addresses, link.mac) } else { None };
         let mut batch = Batch::default();
@@ -391,7 +405,11 @@ pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, 
 /// IPv6: so a link takes no advertisements, or has no IPv6 at all. Routing messages cannot say it.
 fn guard_ipv6(namespace: BorrowedFd<'_>, name: &str, has_ipv6: bool) -> Result<()> {
     let (file, value) = if has_ipv6 { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
-    match write_parameter(namespace, &format!("net/ipv6/conf/{name}/{file}"), value) {
+    without_ipv6_is_fine(write_parameter(namespace, &format!("net/ipv6/conf/{name}/{file}"), value))
+}
+
+fn without_ipv6_is_fine(written: Result<()>) -> Result<()> {
+    match written {
         // A kernel without IPv6.
         Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
         written => written,

@@ -3,8 +3,10 @@
 //! Only what the firewall needs is here. Registers: 1 and 2 are 16 bytes each, 8 and on are 4 bytes each; 1 and 8 are
 //! the same place.
 
+use crate::address::Protocol;
 use crate::error::Result;
 use crate::netlink::{Batch, Socket, attributes, flags};
+use std::net::Ipv4Addr;
 
 pub(crate) const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 16;
@@ -59,6 +61,18 @@ pub(crate) const INPUT: Hook = Hook { kind: "filter", number: 1, priority: 0 };
 pub(crate) const BEFORE_FORWARD: Hook = Hook { kind: "filter", number: 2, priority: -10 };
 pub(crate) const FORWARD: Hook = Hook { kind: "filter", number: 2, priority: 0 };
 
+/// Before connections are tracked, of what is sent from here.
+pub(crate) const BEFORE_TRACKING_OUT: Hook = Hook { kind: "filter", number: 3, priority: -300 };
+/// After all filters, of what arrives here.
+pub(crate) const LAST_IN: Hook = Hook { kind: "filter", number: 1, priority: 300 };
+
+/// One of the two ends of a packet's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Source,
+    Destination,
+}
+
 /// A set or map.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Set {
@@ -95,6 +109,21 @@ pub(crate) enum Expression {
         family: u8,
         register: u32,
     },
+    /// The source of an IPv4 packet is this address.
+    SourceIs(Ipv4Addr),
+    /// The destination of an IPv4 packet is this address.
+    DestinationIs(Ipv4Addr),
+    /// The port of that end is this one.
+    PortIs {
+        end: End,
+        port: u16,
+    },
+    /// Writes a port into the packet, and what it changes of the checksum.
+    SetPort {
+        end: End,
+        port: u16,
+        protocol: Protocol,
+    },
     /// Number of the transport protocol.
     LoadProtocol {
         register: u32,
@@ -117,6 +146,8 @@ pub(crate) enum Expression {
     },
     /// The destination is an address of this host.
     ToThisHost,
+    /// The destination is in 127.0.0.0/8, of an IPv4 packet.
+    ToLoopback,
     /// The connection's state is one of these bits.
     StateIs(u32),
     /// The connection's destination was rewritten.
@@ -375,6 +406,38 @@ fn payload(b: &mut Batch, base: u32, offset: u32, length: u32, register: u32) {
     });
 }
 
+/// Where the port is in the headers of tcp, udp and sctp.
+const fn port_offset(end: End) -> u32 {
+    match end {
+        End::Source => 0,
+        End::Destination => 2,
+    }
+}
+
+fn set_port(b: &mut Batch, offset: u32, port: u16, protocol: Protocol) {
+    const TRANSPORT: u32 = 2;
+    /// `NFT_PAYLOAD_CSUM_INET`.
+    const SUM_OF_WORDS: u32 = 1;
+    expression(b, "immediate", |b| {
+        b.be32(1, 1);
+        b.nest(2, |b| b.attribute(1, &port.to_be_bytes()));
+    });
+    expression(b, "payload", |b| {
+        b.be32(5, 1);
+        b.be32(2, TRANSPORT);
+        b.be32(3, offset);
+        b.be32(4, 2);
+        let checksum = match protocol {
+            Protocol::Tcp => 16,
+            Protocol::Udp => 6,
+            // Another kind of checksum, which the kernel does not mend.
+            Protocol::Sctp => return,
+        };
+        b.be32(6, SUM_OF_WORDS);
+        b.be32(7, checksum);
+    });
+}
+
 fn has_bits(b: &mut Batch, ct_key: u32, bits: u32) {
     expression(b, "ct", |b| {
         b.be32(2, ct_key);
@@ -439,6 +502,16 @@ fn write(b: &mut Batch, part: Expression) {
             let (offset, length) = address(family);
             payload(b, NETWORK, offset + length, length, register);
         }
+        Expression::SourceIs(own) | Expression::DestinationIs(own) => {
+            let offset = if matches!(part, Expression::SourceIs(_)) { 12 } else { 16 };
+            payload(b, NETWORK, offset, 4, 1);
+            compare(b, 1, true, &own.octets());
+        }
+        Expression::PortIs { end, port } => {
+            payload(b, TRANSPORT, port_offset(end), 2, 1);
+            compare(b, 1, true, &port.to_be_bytes());
+        }
+        Expression::SetPort { end, port, protocol } => set_port(b, port_offset(end), port, protocol),
         Expression::LoadProtocol { register } => meta(b, 16, register),
         Expression::LoadPort { register } => payload(b, TRANSPORT, 2, 2, register),
         Expression::IsProtocol(protocol) => {
@@ -463,6 +536,10 @@ fn write(b: &mut Batch, part: Expression) {
                 b.be32(1, 1);
             });
             compare(b, 1, true, &LOCAL.to_ne_bytes());
+        }
+        Expression::ToLoopback => {
+            payload(b, NETWORK, 16, 1, 1);
+            compare(b, 1, true, &[127]);
         }
         Expression::StateIs(bits) => has_bits(b, 0, bits),
         Expression::WasRewritten => has_bits(b, 2, 0x20),

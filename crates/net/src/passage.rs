@@ -16,9 +16,13 @@ pub(crate) mod lock;
 mod rules;
 mod xtables;
 
+/// For whoever tries the parser with bytes of all kinds.
+pub use dbus::message as bus_message;
+
 use crate::error::Result;
 use crate::netlink::{Answer, Batch, Socket, attributes, flags};
 use crate::nft::{self, Chain, IPV4, IPV6};
+use rules::Word;
 use rustix::io::Errno;
 
 /// Set in the mark of packets that come from or go to containers, which are the engine's table's to decide about. One bit,
@@ -41,16 +45,23 @@ fn refuses(chain: &Chain) -> bool {
     chain.drops || chain.table == "firewalld"
 }
 
-/// Ends in a refusal by a rule for all packets, as iptables' `-A FORWARD -j REJECT`; the first such rule counts.
-fn have_refusal(rules: &[Answer]) -> bool {
-    rules.iter().find_map(|rule| rules::refuses(&rule.0)).unwrap_or(false)
+/// Ends in a refusal by a rule for all packets, as iptables' `-A FORWARD -j REJECT`, its own or of a chain that it leads to.
+fn has_refusal(socket: &Socket, chain: &Chain, rules: &[Answer]) -> Result<bool> {
+    let words = |rules: &[Answer]| rules.iter().filter_map(|rule| rules::word(&rule.0)).collect();
+    let mut of = |name: &str| {
+        if name == chain.name {
+            return Ok(words(rules));
+        }
+        list(socket, &Chain { name: name.to_owned(), ..chain.clone() }).map(|rules| words(&rules))
+    };
+    Ok(rules::refuses(&chain.name, &mut of)? == Some(true))
 }
 
-/// True for news of a table that [`open`] has to do with: a chain appeared there, its policy changed, or it got a rule that
-/// refuses; or, `passed` telling that a rule of ours was put in one, something was deleted.
+/// True for news of a table that [`open`] has to do with: a chain appeared there, its policy changed, a chain, which may be
+/// one that leads to another, got a rule for all packets that refuses or leads on, or lost one that ended it before; or,
+/// `passed` telling that a rule of ours was put in one, something was deleted.
 pub(crate) fn concerns(kind: u16, payload: &[u8], passed: bool) -> bool {
     const TABLE: u16 = 1;
-    const CHAIN: u16 = 2;
     let Some(family) = payload.first() else { return false };
     let has =
         |wanted: u16, name: &[u8]| attributes(payload.get(4..).unwrap_or_default()).any(|(kind, value)| kind == wanted && value == name);
@@ -59,8 +70,9 @@ pub(crate) fn concerns(kind: u16, payload: &[u8], passed: bool) -> bool {
     }
     match kind {
         nft::NEW_CHAIN => Chain::read(payload).is_some_and(|chain| is_shared(&chain) && refuses(&chain)),
-        nft::NEW_RULE => has(CHAIN, b"FORWARD\0") && rules::refuses(payload) == Some(true),
-        nft::DELETE_TABLE | nft::DELETE_CHAIN | nft::DELETE_RULE => passed,
+        nft::NEW_RULE => matches!(rules::word(payload), Some(Word::Refuse | Word::Call(_) | Word::GoTo(_))),
+        nft::DELETE_RULE => passed || matches!(rules::word(payload), Some(Word::Accept | Word::Return | Word::GoTo(_))),
+        nft::DELETE_TABLE | nft::DELETE_CHAIN => passed,
         _ => false,
     }
 }
@@ -89,7 +101,7 @@ pub(crate) fn open(socket: &Socket, own: &str) -> Result<Passages> {
             continue;
         }
         let rules = list(socket, &chain)?;
-        if !refuses(&chain) && !have_refusal(&rules) {
+        if !refuses(&chain) && !has_refusal(socket, &chain, &rules)? {
             continue;
         }
         if !ours(&rules, own).is_empty() {

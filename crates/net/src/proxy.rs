@@ -137,13 +137,13 @@ fn accept(port: &Served, carried: &mut JoinSet<()>) -> Result<(), Errno> {
 }
 
 /// Connects to the container and carries the connection.
-async fn carry(client: TcpStream, protocol: Protocol, target: SocketAddr) {
+async fn carry(mut client: TcpStream, protocol: Protocol, target: SocketAddr) {
     // A container that does not answer: the client sees its connection closed.
-    let Ok(Ok(server)) = tokio::time::timeout(CONNECT_TIMEOUT, connect(protocol, target)).await else { return };
+    let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_TIMEOUT, connect(protocol, target)).await else { return };
     client.set_nodelay(true).ok();
     server.set_nodelay(true).ok();
     // A broken connection is the ends' business, there is nobody else to tell.
-    carry::both_ways(&client, &server).await.ok();
+    carry::both_ways(&mut client, &mut server).await.ok();
 }
 
 async fn connect(protocol: Protocol, target: SocketAddr) -> io::Result<TcpStream> {

@@ -26,14 +26,9 @@ fn place(view: &View) -> Option<&Place> {
 
 /// Names of the networks a container is on.
 pub fn names(view: &View) -> Vec<&str> {
-    match view.spec.network.mode {
-        NetworkMode::Host => vec!["host"],
-        NetworkMode::None => vec!["none"],
-        NetworkMode::Container(_) => vec![],
-        NetworkMode::Bridge | NetworkMode::Network(_) => {
-            view.spec.network.attachments.iter().map(|attachment| attachment.network.as_str()).collect()
-        }
-    }
+    let network = &view.spec.network;
+    let attachments = network.attachments.iter().map(|attachment| attachment.network.as_str());
+    network.predefined().into_iter().chain(attachments).collect()
 }
 
 fn mac_text(mac: &[u8; 6]) -> String {
@@ -65,7 +60,7 @@ fn endpoint_settings(view: &View, attachment: &Attachment, id: String, endpoint:
             settings.network_id.clear();
         } else {
             settings.mac_address.clear();
-            if settings.network_id != predefined_id("bridge") && !matches!(view.spec.network.mode, NetworkMode::Host | NetworkMode::None) {
+            if settings.network_id != predefined_id("bridge") && view.spec.network.predefined().is_none() {
                 let names = std::iter::once(&view.name).chain(&attachment.aliases).cloned();
                 settings.dns_names = Some(names.chain([view.id.short().to_owned()]).collect());
             }
@@ -99,21 +94,18 @@ pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
     let networks = app.engine.networks();
     let place = place(view);
     let mut list = BTreeMap::new();
-    match view.spec.network.mode {
-        NetworkMode::Host | NetworkMode::None => {
-            let name = if view.spec.network.mode == NetworkMode::Host { "host" } else { "none" };
-            list.insert(name.to_owned(), endpoint_settings(view, &Attachment::default(), predefined_id(name), None));
-        }
-        NetworkMode::Container(_) => return models::NetworkSettings::default(),
-        NetworkMode::Bridge | NetworkMode::Network(_) => {
-            for attachment in &view.spec.network.attachments {
-                let entry = networks.find(&attachment.network).ok();
-                let id = entry.as_ref().map(|entry| entry.record.id.clone()).unwrap_or_default();
-                let endpoint = place.and_then(|place| place.endpoints.iter().find(|endpoint| endpoint.network == id));
-                let name = entry.map_or_else(|| attachment.network.clone(), |entry| entry.record.name.clone());
-                list.insert(name, endpoint_settings(view, attachment, id, endpoint));
-            }
-        }
+    if let NetworkMode::Container(_) = view.spec.network.mode {
+        return models::NetworkSettings::default();
+    }
+    if let Some(name) = view.spec.network.predefined() {
+        list.insert(name.to_owned(), endpoint_settings(view, &Attachment::default(), predefined_id(name), None));
+    }
+    for attachment in &view.spec.network.attachments {
+        let entry = networks.find(&attachment.network).ok();
+        let id = entry.as_ref().map(|entry| entry.record.id.clone()).unwrap_or_default();
+        let endpoint = place.and_then(|place| place.endpoints.iter().find(|endpoint| endpoint.network == id));
+        let name = entry.map_or_else(|| attachment.network.clone(), |entry| entry.record.name.clone());
+        list.insert(name, endpoint_settings(view, attachment, id, endpoint));
     }
     let sandbox = Digest::of(view.id.as_str().as_bytes()).hex();
     let mut settings = models::NetworkSettings {
@@ -226,9 +218,9 @@ fn ipam_config(subnet: &naru_engine::network::record::Subnet) -> models::IpamCon
 
 /// Who is on a network; on `host` and `none` those that run with that mode.
 fn containers(call: &Call, entry: &Entry) -> BTreeMap<String, models::NetworkContainer> {
-    let mode = match entry.record.driver {
-        naru_engine::network::Driver::Host => NetworkMode::Host,
-        naru_engine::network::Driver::Null => NetworkMode::None,
+    let predefined = match entry.record.driver {
+        naru_engine::network::Driver::Host => "host",
+        naru_engine::network::Driver::Null => "none",
         _ => {
             let text = |address: Option<&Address>| address.map(|own| format!("{}/{}", own.address, own.prefix)).unwrap_or_default();
             let one = |member: naru_engine::network::Member| {
@@ -245,7 +237,7 @@ fn containers(call: &Call, entry: &Entry) -> BTreeMap<String, models::NetworkCon
         }
     };
     let views = call.app.engine.containers();
-    let on = views.iter().filter(|view| view.spec.network.mode == mode && view.state.is_running());
+    let on = views.iter().filter(|view| view.spec.network.predefined() == Some(predefined) && view.state.is_running());
     on.map(|view| (view.id.to_string(), models::NetworkContainer { name: view.name.clone(), ..models::NetworkContainer::default() }))
         .collect()
 }

@@ -8,6 +8,7 @@ use http::{HeaderValue, StatusCode, header};
 use naru_api::models;
 use naru_api::version::ApiVersion;
 use naru_engine::phase::Phase;
+use naru_net::ipam::SubnetPools;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -166,9 +167,23 @@ pub async fn info(call: &Call) -> Result<Response> {
         live_restore_enabled: true,
         init_binary: "naru".into(),
         security_options: security_options(app),
+        default_address_pools: Some(address_pools(&app.engine.networks().config().pools)).filter(|list| !list.is_empty()),
+        firewall_backend: (call.version >= ApiVersion::new(1, 49)).then(|| firewall(app)),
         warnings: Some(warnings).filter(|list| !list.is_empty()),
         ..models::SystemInfo::default()
     }))
+}
+
+/// The pools that the configuration names.
+fn address_pools(pools: &SubnetPools) -> Vec<models::AddressPool> {
+    let of = |(base, size): (naru_net::IpNet, u8)| models::AddressPool { base: base.to_string(), size: size.into() };
+    if *pools == SubnetPools::default() { vec![] } else { pools.iter().map(of).collect() }
+}
+
+/// Whom the rules are told; words as dockerd's.
+fn firewall(app: &App) -> models::FirewallInfo {
+    let driver = if app.engine.networks().firewalld_decides() { "nftables+firewalld" } else { "nftables" };
+    models::FirewallInfo { driver: driver.to_owned(), info: None }
 }
 
 /// What confines containers.

@@ -5,7 +5,7 @@ use crate::error::{EngineError, Result};
 use crate::events::ObjectKind;
 use crate::launch;
 use crate::network::{self, Driver, Entry, Place};
-use crate::spec::{Attachment, ContainerSpec, MountSource, NetworkMode};
+use crate::spec::{Attachment, ContainerSpec, MountSource, NetworkMode, NetworkSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,7 +13,10 @@ impl Actor {
     pub(super) async fn connect(&mut self, network: &Arc<Entry>, attachment: Attachment) -> Result<()> {
         let spec = &self.view.spec.network;
         let name = &network.record.name;
-        check_mode(&spec.mode, network.record.driver)?;
+        check_mode(spec, network.record.driver)?;
+        if network.record.driver == Driver::Null {
+            return self.turn_none(network, "connect").await;
+        }
         if self.position(network).is_some() {
             let text = format!("endpoint with name {} already exists in network {name}", self.view.name);
             return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
@@ -44,6 +47,9 @@ impl Actor {
                 "container cannot be disconnected from host network - container was created in host network mode",
             ));
         }
+        if network.record.driver == Driver::Null && self.view.spec.network.is_on_none() {
+            return self.turn_none(network, "disconnect").await;
+        }
         let Some(at) = self.position(network) else {
             if force {
                 return Ok(());
@@ -58,6 +64,17 @@ impl Actor {
             let (engine, view, place, id) = (Arc::clone(&self.engine), self.view.clone(), self.place(), id.clone());
             self.change_place(move || engine.networks.disconnect(&engine.spawner, &view, &id, &place)).await?;
             network::publish(self.engine.events(), network, "disconnect", Some(&self.view.id));
+        }
+        Ok(())
+    }
+
+    /// To `none` or off it, which is nothing but the word for it.
+    async fn turn_none(&mut self, none: &Entry, action: &str) -> Result<()> {
+        let mut changed = (*self.view.spec).clone();
+        changed.network.none_changed = !changed.network.none_changed;
+        self.store_networks(changed).await?;
+        if self.view.state.is_running() {
+            network::publish(self.engine.events(), none, action, Some(&self.view.id));
         }
         Ok(())
     }
@@ -103,8 +120,10 @@ impl Actor {
 
     /// Tells that the container has come to its networks, or is about to leave them.
     pub(super) fn network_events(&self, action: &str) {
-        for endpoint in self.view.run.iter().flat_map(|run| &run.place.endpoints) {
-            if let Ok(entry) = self.engine.networks.find(&endpoint.network) {
+        let Some(run) = &self.view.run else { return };
+        let endpoints = run.place.endpoints.iter().map(|endpoint| endpoint.network.as_str());
+        for name in self.view.spec.network.predefined().into_iter().chain(endpoints) {
+            if let Ok(entry) = self.engine.networks.find(name) {
                 network::publish(self.engine.events(), &entry, action, Some(&self.view.id));
             }
         }
@@ -127,15 +146,15 @@ impl Actor {
 }
 
 /// Which containers can be connected to a network at all (texts as moby's `daemon/container_operations.go`).
-fn check_mode(mode: &NetworkMode, driver: Driver) -> Result<()> {
+fn check_mode(spec: &NetworkSpec, driver: Driver) -> Result<()> {
     let forbidden = |text: &str| Err(EngineError::Denied { text: text.into(), kind: naru_types::ErrorKind::Forbidden });
-    match (mode, driver) {
+    match (&spec.mode, driver) {
         (NetworkMode::Container(_), _) => {
             forbidden("container sharing network namespace with another container or host cannot be connected to any other network")
         }
         (NetworkMode::Host, _) => forbidden("container cannot be connected to multiple networks with one of the networks in host mode"),
         (_, Driver::Host) => forbidden("cannot connect container to host network - container must be created in host network mode"),
-        (NetworkMode::None, _) | (_, Driver::Null) => {
+        _ if spec.is_on_none() || driver == Driver::Null && !spec.attachments.is_empty() => {
             forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")
         }
         _ => Ok(()),

@@ -146,6 +146,11 @@ impl Networks {
         closed
     }
 
+    /// Whether firewalld has to be asked for what passes.
+    pub fn firewalld_decides(&self) -> bool {
+        self.firewall.firewalld_decides()
+    }
+
     /// Lets containers' packets pass the chains of `iptables-legacy`, of whose changes not everybody hears.
     pub(crate) fn open_legacy_passages(&self) {
         if let Err(error) = self.firewall.open_legacy_passages() {

@@ -5,7 +5,10 @@
 //! message is read that is longer than an answer of this kind can be. Nothing is subscribed to: what is to be heard of
 //! firewalld, nftables tells.
 
+pub mod message;
+
 use crate::error::{Error, Result};
+use message::{HEADER, LONGEST, decode, length};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -15,8 +18,6 @@ use std::time::Instant;
 
 /// Where the bus is unless `DBUS_SYSTEM_BUS_ADDRESS` says otherwise, as the specification has it.
 const SOCKET: &str = "/var/run/dbus/system_bus_socket";
-/// No answer asked for is longer than a name and a sentence.
-const LONGEST: usize = 64 << 10;
 /// Signals that everybody gets may come before an answer; a bus that sends more than these does not answer.
 const MOST: usize = 100;
 
@@ -28,8 +29,6 @@ const NO_AUTO_START: u8 = 2;
 
 /// What the bus says of a name that nobody has.
 const ABSENT: [&str; 2] = ["org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner"];
-
-const HEADER: usize = 16;
 
 /// An object of a service, and the interface by which it is spoken to.
 #[derive(Debug, Clone, Copy)]
@@ -225,115 +224,9 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.push(0);
 }
 
-/// What is needed of a message from the bus.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Message {
-    kind: u8,
-    /// The call it answers.
-    to: Option<u32>,
-    /// The name of the error it is.
-    error: Option<String>,
-    /// Its first argument, if that is a text.
-    text: Option<String>,
-}
-
-/// How long the message is that begins so; none when it is not one, or none that would be an answer.
-fn length(header: &[u8; HEADER]) -> Option<usize> {
-    let reader = Reader::new(header)?;
-    let [body, fields] = [4, 12].map(|at| reader.number(at).and_then(|number| usize::try_from(number).ok()));
-    let length = HEADER.checked_add(fields?)?.checked_next_multiple_of(8)?.checked_add(body?)?;
-    (length <= LONGEST).then_some(length)
-}
-
-/// Reads a whole message. Fields of a type that no known field has make it unreadable.
-fn decode(bytes: &[u8]) -> Option<Message> {
-    let mut reader = Reader::new(bytes)?;
-    let mut message = Message { kind: *bytes.get(1)?, ..Message::default() };
-    let end = HEADER.checked_add(usize::try_from(reader.number(12)?).ok()?)?;
-    let mut has_text = false;
-    reader.at = HEADER;
-    while reader.at < end {
-        reader.align(8);
-        let code = reader.byte()?;
-        let kind = reader.signature()?;
-        match (code, kind) {
-            (5, b"u") => message.to = Some(reader.next_number()?),
-            (4, b"s") => message.error = Some(reader.text()?),
-            (8, b"g") => has_text = reader.signature()?.starts_with(b"s"),
-            (_, b"u") => drop(reader.next_number()?),
-            (_, b"s" | b"o") => drop(reader.text()?),
-            (_, b"g") => drop(reader.signature()?),
-            _ => return None,
-        }
-    }
-    reader.align(8);
-    if has_text {
-        message.text = Some(reader.text()?);
-    }
-    Some(message)
-}
-
-/// Reads values where they are aligned from the message's beginning.
-struct Reader<'b> {
-    bytes: &'b [u8],
-    at: usize,
-    is_little: bool,
-}
-
-impl<'b> Reader<'b> {
-    fn new(bytes: &'b [u8]) -> Option<Self> {
-        let is_little = match bytes.first()? {
-            b'l' => true,
-            b'B' => false,
-            _ => return None,
-        };
-        Some(Reader { bytes, at: 0, is_little })
-    }
-
-    fn align(&mut self, to: usize) {
-        self.at = self.at.next_multiple_of(to);
-    }
-
-    fn number(&self, at: usize) -> Option<u32> {
-        let bytes = *self.bytes.get(at..)?.first_chunk()?;
-        Some(if self.is_little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
-    }
-
-    fn next_number(&mut self) -> Option<u32> {
-        self.align(4);
-        let number = self.number(self.at)?;
-        self.at += 4;
-        Some(number)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    /// So many bytes, and the zero behind them.
-    fn ended(&mut self, length: usize) -> Option<&'b [u8]> {
-        let end = self.at.checked_add(length)?;
-        let value = self.bytes.get(self.at..end)?;
-        self.at = end;
-        (self.byte()? == 0).then_some(value)
-    }
-
-    fn signature(&mut self) -> Option<&'b [u8]> {
-        let length = self.byte()?;
-        self.ended(length.into())
-    }
-
-    fn text(&mut self) -> Option<String> {
-        let length = self.next_number()?;
-        let value = self.ended(usize::try_from(length).ok()?)?;
-        String::from_utf8(value.to_vec()).ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::message::Message;
     use super::*;
     use proptest::prelude::*;
     use std::io::{Read, Write};

@@ -12,6 +12,7 @@
 
 use super::MARK;
 use naru_sys::xtables::{Family, Layout};
+use std::collections::BTreeMap;
 
 /// `NF_INET_FORWARD`.
 const FORWARD: usize = 2;
@@ -23,13 +24,17 @@ const ACCEPT: i32 = -2;
 const RETURN: i32 = -5;
 /// `struct xt_comment_info` is this long.
 const COMMENT_SIZE: usize = 256;
+/// Chains that lead to each other are followed so far.
+const DEEPEST: usize = 32;
 /// Sizes are multiples of it (`XT_ALIGN`).
 const ALIGN: usize = 8;
 
 /// Where the fields of a family's entries are: `struct ipt_entry`, `struct ip6t_entry`, as 64-bit kernels have them.
 struct Fields {
-    /// Length of what is said of addresses, links and protocol; nothing but zeros when it is nothing.
+    /// Length of what is said of addresses, links and protocol; nothing but zeros when it is nothing, but for `goto`.
     about: usize,
+    /// Byte and bit there that tell a goto from a jump: `IPT_F_GOTO`, `IP6T_F_GOTO`.
+    goto: (usize, u8),
     target_offset: usize,
     next_offset: usize,
     size: usize,
@@ -37,8 +42,8 @@ struct Fields {
 
 const fn fields(family: Family) -> Fields {
     match family {
-        Family::Ipv4 => Fields { about: 84, target_offset: 88, next_offset: 90, size: 112 },
-        Family::Ipv6 => Fields { about: 136, target_offset: 140, next_offset: 142, size: 168 },
+        Family::Ipv4 => Fields { about: 84, goto: (82, 2), target_offset: 88, next_offset: 90, size: 112 },
+        Family::Ipv6 => Fields { about: 136, goto: (131, 4), target_offset: 140, next_offset: 142, size: 168 },
     }
 }
 
@@ -83,6 +88,8 @@ struct Entry<'a> {
     about: &'a [u8],
     matches: &'a [u8],
     target: Extension<'a>,
+    /// What its target leads to does not come back here.
+    is_goto: bool,
     /// All of it, matches and target included.
     size: usize,
     /// Where its target begins.
@@ -98,7 +105,9 @@ impl<'a> Entry<'a> {
         let target_offset = number(bytes, fields.target_offset)?;
         let matches = bytes.get(fields.size..target_offset)?;
         let (target, _) = Extension::read(&bytes[target_offset..])?;
-        Some(Entry { about: &bytes[..fields.about], matches, target, size, target_offset })
+        let about = &bytes[..fields.about];
+        let (place, bit) = fields.goto;
+        Some(Entry { about, matches, target, is_goto: about[place] & bit != 0, size, target_offset })
     }
 
     fn matches(&self) -> impl Iterator<Item = Extension<'a>> {
@@ -118,9 +127,11 @@ impl<'a> Entry<'a> {
     }
 
     /// Every packet comes to the target. A comment matches always.
-    fn is_unconditional(&self) -> bool {
+    fn is_unconditional(&self, family: Family) -> bool {
         let is_comment = |one: Extension<'_>| one.name == b"comment";
-        self.about.iter().all(|byte| *byte == 0) && self.matches().all(is_comment)
+        let (place, bit) = fields(family).goto;
+        let is_nothing = |(at, byte): (usize, &u8)| *byte == 0 || at == place && *byte == bit;
+        self.about.iter().enumerate().all(is_nothing) && self.matches().all(is_comment)
     }
 
     fn has_comment(&self, comment: &str) -> bool {
@@ -180,17 +191,44 @@ impl Table {
         ends.map_or(0..0, |(first, policy)| first..policy)
     }
 
-    /// Forwarded packets that no rule has decided about are refused, by a rule for all of them or by the policy.
+    /// Forwarded packets that no condition is about are refused, by a rule for all of them, there or in a chain that it
+    /// leads to, or by the policy.
     pub fn refuses(&self) -> bool {
         let rules = self.forward();
-        let policy = self.entry(rules.end).and_then(|entry| entry.verdict());
-        let decided = rules.filter_map(|index| self.entry(index)).filter(Entry::is_unconditional).find_map(|entry| match entry.verdict() {
-            Some(ACCEPT) => Some(false),
-            Some(DROP) => Some(true),
-            Some(RETURN) => Some(policy == Some(DROP)),
-            _ => (entry.target.name == b"REJECT").then_some(true),
-        });
-        decided.unwrap_or(policy == Some(DROP))
+        let policy = || self.entry(rules.end).is_some_and(|entry| entry.verdict() == Some(DROP));
+        self.follow(rules.start, DEEPEST, &mut BTreeMap::new()).unwrap_or_else(policy)
+    }
+
+    /// What the chain that begins at an entry says of every packet: refused or not, or nothing.
+    fn follow(&self, start: usize, depth: usize, known: &mut BTreeMap<usize, Option<bool>>) -> Option<bool> {
+        if let Some(decided) = known.get(&start) {
+            return *decided;
+        }
+        let depth = depth.checked_sub(1)?;
+        let mut decided = None;
+        let rules = (start..self.starts.len()).filter_map(|index| self.entry(index));
+        for entry in rules.filter(|entry| entry.is_unconditional(self.family)) {
+            decided = match entry.verdict() {
+                Some(ACCEPT) => Some(false),
+                Some(DROP) => Some(true),
+                Some(RETURN) => break,
+                Some(to) if to >= 0 => {
+                    let there = u32::try_from(to).ok().and_then(|to| self.index(to)).and_then(|to| self.follow(to, depth, known));
+                    if entry.is_goto {
+                        decided = there;
+                        break;
+                    }
+                    there
+                }
+                _ if entry.target.name == b"ERROR" => break,
+                _ => (entry.target.name == b"REJECT").then_some(true),
+            };
+            if decided.is_some() {
+                break;
+            }
+        }
+        known.insert(start, decided);
+        decided
     }
 
     /// Which of the rules for forwarded packets has that comment.

@@ -186,6 +186,31 @@ fn names_of_ours_by_either_transport() {
     assert_eq!(said(&resolved.ask("web", A)), (0, 1));
 }
 
+/// A container without rules of its own does not pay for the tracking of its connections; one that has some sees a
+/// connection of two directions.
+#[test]
+fn connections_are_tracked_only_where_the_container_does() {
+    let resolved = Resolved::new(vec![]);
+    let tracked = || {
+        let count = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap_or_default();
+        resolved.container.run(count).trim().parse().unwrap_or(0)
+    };
+    let ask_both = || {
+        assert_eq!(said(&resolved.ask("web", A)), (0, 1));
+        assert_eq!(said(&resolved.ask_tcp(&[query("web", A, None)])[0]), (0, 1));
+    };
+    ask_both();
+    assert_eq!(tracked(), 0);
+    resolved.container.nft("add table inet own").unwrap();
+    for (chain, hook) in [("out", "output"), ("in", "input")] {
+        resolved.container.nft(&format!("add chain inet own {chain} {{ type filter hook {hook} priority 0; policy drop; }}")).unwrap();
+        resolved.container.nft(&format!("add rule inet own {chain} ct state established accept")).unwrap();
+        resolved.container.nft(&format!("add rule inet own {chain} ip daddr 127.0.0.11 ct state new accept")).unwrap();
+    }
+    ask_both();
+    assert_eq!(tracked(), 2);
+}
+
 #[test]
 fn the_rest_is_forwarded_to_who_answers() {
     let (good, asked) = server(|_| true);

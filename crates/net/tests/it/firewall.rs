@@ -264,6 +264,73 @@ fn a_client_that_keeps_sending_finds_the_new_container() {
     }
 }
 
+/// Every packet of the host comes to a chain at these hooks: there is none before something needs it.
+#[test]
+fn chains_that_nothing_needs_are_not_there() {
+    let host = Host::new();
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.serve("0.0.0.0:80");
+    let has = |chain: &str| host.host.nft(&format!("list chain inet naru-test {chain}")).is_some();
+    host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
+    assert_eq!((has("raw"), has("input"), has("forward")), (false, false, true));
+    let local = [map(Protocol::Tcp, "127.0.0.2:8081", "172.30.0.2:80")];
+    host.firewall.publish(&local).unwrap();
+    assert_eq!((has("raw"), has("input")), (true, false));
+    // It does what it is for where the kernel does not: this needs a listener on the loopback address.
+    host.host.serve("127.0.0.2:8081");
+    host.host.serve("127.0.0.2:8082");
+    host.host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    host.outside.ip("route add 127.0.0.2/32 via 10.9.0.1");
+    assert!(host.outside.ask("127.0.0.2:8082").is_some(), "what is not published is not ours");
+    assert_eq!(host.outside.ask("127.0.0.2:8081"), None);
+    assert!(host.host.ask("127.0.0.2:8081").is_some());
+    host.bridge_with("br-b", "172.31.0.0/24", |rules| rules.mode_v4 = naru_net::GatewayMode::Isolated);
+    assert_eq!((has("raw"), has("input")), (true, true));
+    // A table that is written anew has what is needed then.
+    host.firewall.unpublish(&local).unwrap();
+    host.host.nft("flush ruleset").unwrap();
+    assert!(host.firewall.repair().unwrap());
+    assert_eq!((has("raw"), has("input")), (false, true));
+    host.firewall.publish(&local).unwrap();
+    assert!(has("raw"));
+    assert_eq!(host.outside.ask("127.0.0.2:8081"), None);
+    // One that somebody removed is there again with the next port that needs it.
+    host.host.nft("delete table inet naru-test").unwrap();
+    host.firewall.publish(&[map(Protocol::Tcp, "127.0.0.2:8083", "172.30.0.2:80")]).unwrap();
+    assert_eq!((has("raw"), has("input")), (true, true));
+}
+
+#[test]
+fn a_container_does_not_become_a_router_of_the_host() {
+    let host = Host::new();
+    // Of a network without IPv6: the container makes itself an address, and tells the bridge's neighbours by it.
+    let bridge = host.bridge("br-a", "172.30.0.0/24");
+    let container = host.container(bridge, "172.30.0.2/24");
+    container.run(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap());
+    container.ip("addr add fe80::bad/64 dev eth0 nodad");
+    let file = |name: &str| format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    host.host.run(|| naru_net::enable_forwarding(true).unwrap());
+    let routes = || host.host.tool("ip", &["-6", "route", "show", "table", "all"]).unwrap();
+    let is_router = || routes().contains("default via fe80::bad");
+    for _ in 0..10 {
+        container.advertise("eth0");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(!is_router(), "{}", routes());
+    // A host that listens would have believed it.
+    host.host.run(|| std::fs::write(file("br-a"), "2").unwrap());
+    let mut patience = 100..;
+    while !is_router() {
+        assert!(patience.next().is_some_and(|turn| turn < 300), "nobody hears of the router: the test shows nothing");
+        container.advertise("eth0");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Another engine that takes the bridge over listens no more.
+    host.bridge("br-a", "172.30.0.0/24");
+    assert_eq!(host.host.run(|| std::fs::read_to_string(file("br-a")).unwrap()), "0\n");
+}
+
 #[test]
 fn a_host_that_takes_routes_from_advertisements_still_does() {
     let host = Namespace::new();

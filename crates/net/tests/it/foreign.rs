@@ -119,6 +119,9 @@ fn beside_iptables_of_either_kind() {
             run(rule).unwrap();
         }
         let list = || [run("-S").unwrap(), run("-t nat -S").unwrap()].concat();
+        // A chain that another leads to may refuse everything: that is looked at, and it does not.
+        while tells.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        assert_eq!(open_passages(&host), Vec::<String>::new());
         let before = list();
         assert!(host.outside.ask("10.9.0.1:8080").is_some());
         assert_eq!(container.ask("10.9.0.2:90").as_deref(), Some(HOST));
@@ -217,6 +220,31 @@ fn containers_pass_a_refusal_at_the_end_of_a_chain() {
             run(host, refuse).unwrap();
         },
     );
+}
+
+/// The refusal is not in the base chain itself: it may come to be there by the jump, by the rule, or by the loss of what
+/// stood before it.
+#[test]
+fn containers_pass_a_refusal_in_a_chain_that_is_led_to() {
+    let run = |host: &Namespace, arguments: &str| host.tool("iptables-nft", &arguments.split(' ').collect::<Vec<_>>());
+    let all = |host: &Namespace, commands: &[&str]| commands.iter().try_for_each(|command| run(host, command).map(drop));
+    let chains = ["-N INNER", "-A INNER -s 10.0.0.9 -j ACCEPT", "-A INNER -j REJECT", "-N OUTER", "-A OUTER -d 10.0.0.9 -j DROP"];
+    let by_jump = ["-A OUTER -j INNER", "-A FORWARD -j OUTER"];
+    let by_goto = ["-A FORWARD -j OUTER", "-A OUTER -g INNER"];
+    let by_loss = ["-A OUTER -j RETURN", "-A OUTER -j INNER", "-A FORWARD -j OUTER", "-D OUTER -j RETURN"];
+    for how in [&by_jump[..], &by_goto, &by_loss] {
+        passes_through(
+            |host| {
+                if all(host, &chains).is_none() {
+                    eprintln!("there is no iptables-nft here");
+                    return None;
+                }
+                assert!(all(host, how).is_some(), "{how:?}");
+                Some(())
+            },
+            |host| all(host, &["-F FORWARD", "-A FORWARD -m comment --comment all -j OUTER"]).unwrap(),
+        );
+    }
 }
 
 #[test]

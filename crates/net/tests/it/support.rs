@@ -50,6 +50,18 @@ impl Namespace {
         panic!("nobody hears of {own}");
     }
 
+    /// Tells all neighbours of a link that here is a router (RFC 4861, 4.2).
+    pub fn advertise(&self, link: &str) {
+        const ROUTER_ADVERTISEMENT: [u8; 16] = [134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+        self.run(|| {
+            let socket = rustix::net::socket(AddressFamily::INET6, SocketType::RAW, Some(rustix::net::ipproto::ICMPV6)).unwrap();
+            rustix::net::sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+            let index = rustix::net::netdevice::name_to_index(&socket, link).unwrap();
+            let all_nodes = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+            rustix::net::sendto(&socket, &ROUTER_ADVERTISEMENT, rustix::net::SendFlags::empty(), &all_nodes).unwrap();
+        });
+    }
+
     pub fn route_socket(&self) -> OwnedFd {
         self.run(|| rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap())
     }

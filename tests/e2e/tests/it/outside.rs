@@ -561,11 +561,14 @@ fn killed_amid(changes: &[usize]) {
 }
 
 /// Rules of another program with chains, jumps in both directions, and counters, as `iptables-legacy-save -c` tells them.
-/// `FORWARD` refuses what it does not know, by its policy or by its last rule.
-fn legacy_rules(network: &str, by_policy: bool) -> String {
-    let (policy, last) = if by_policy { ("DROP", "") } else { ("ACCEPT", "[9:540] -A FORWARD -j REJECT\n") };
+fn legacy_rules(network: &str, by: Refusal) -> String {
+    let (policy, last, chain, stop) = match by {
+        Refusal::Policy => ("DROP", "", "", ""),
+        Refusal::Rule => ("ACCEPT", "[9:540] -A FORWARD -j REJECT\n", "", ""),
+        Refusal::Chain => ("ACCEPT", "[9:540] -A FORWARD -j STOP\n", ":STOP - [0:0]\n", "[9:540] -A STOP -j REJECT\n"),
+    };
     format!(
-        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {policy} [5:500]\n:OUTPUT ACCEPT [0:0]\n:LAST - [0:0]\n:MINE - [0:0]\n\
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD {policy} [5:500]\n:OUTPUT ACCEPT [0:0]\n:LAST - [0:0]\n:MINE - [0:0]\n{chain}\
          [1:60] -A INPUT -s {network} -j MINE\n\
          [2:120] -A FORWARD -s {network} -m limit --limit 5/min -j MINE\n\
          [3:180] -A FORWARD -d {network} -p tcp -m tcp --dport 22 -m comment --comment \"of another\" -j LAST\n{last}\
@@ -573,8 +576,18 @@ fn legacy_rules(network: &str, by_policy: bool) -> String {
          [7:420] -A LAST -p udp -m udp --dport 9 -j DROP\n\
          [8:480] -A LAST -m mark --mark 0x1 -j ACCEPT\n\
          [5:300] -A MINE -d {network} -j RETURN\n\
-         [6:360] -A MINE -j LAST\nCOMMIT\n"
+         [6:360] -A MINE -j LAST\n{stop}COMMIT\n"
     )
+}
+
+/// How `FORWARD` refuses what it does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Policy,
+    /// Its last rule is for all packets.
+    Rule,
+    /// So is that of a chain which it leads to.
+    Chain,
 }
 
 /// The programs of both families, and a network of each that nobody uses.
@@ -584,7 +597,8 @@ const LEGACY: [(&str, &str); 2] = [("iptables-legacy", "192.0.2.0/24"), ("ip6tab
 /// come while the way is not open yet.
 fn lines_of(saved: &str) -> Vec<String> {
     let counts = |line: &str| {
-        [":INPUT", ":OUTPUT", ":FORWARD DROP"].iter().any(|start| line.starts_with(start)) || line.contains(" -A FORWARD -j REJECT")
+        [":INPUT", ":OUTPUT", ":FORWARD DROP"].iter().any(|start| line.starts_with(start))
+            || ["FORWARD -j REJECT", "FORWARD -j STOP", "STOP -j REJECT"].iter().any(|rule| line.contains(rule))
     };
     let plain = |line: &str| match (line.split_once('['), line.split_once(']')) {
         (Some((before, _)), Some((_, after))) if counts(line) => {
@@ -624,7 +638,7 @@ fn chains_of_iptables_legacy_are_passed_and_else_kept() {
     if !host_has_legacy() {
         return;
     }
-    for by_policy in [true, false] {
+    for by in [Refusal::Policy, Refusal::Rule, Refusal::Chain] {
         World::with(&[], |world| {
             let (daemon, other) = (&world.daemon, &world.other);
             let _far = other.serve(&[9000]);
@@ -640,9 +654,9 @@ fn chains_of_iptables_legacy_are_passed_and_else_kept() {
             check(&reached);
             assert_eq!(legacy_tables(), "", "a host without iptables-legacy stays without");
             for (tool, network) in LEGACY {
-                restore_legacy(tool, &legacy_rules(network, by_policy));
+                restore_legacy(tool, &legacy_rules(network, by));
             }
-            let others = |network| lines_of(&legacy_rules(network, by_policy));
+            let others = |network| lines_of(&legacy_rules(network, by));
             let is_open = || LEGACY.iter().all(|(tool, _)| saved(tool, daemon).0.len() == 1);
             let same = |when: &str| {
                 for (tool, network) in LEGACY {

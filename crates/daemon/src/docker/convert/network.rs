@@ -46,6 +46,7 @@ pub fn spec(networks: &Networks, config: &ContainerConfig, host: &HostConfig, ne
         dns_search: host.dns_search.clone().unwrap_or_default(),
         dns_options: host.dns_options.clone().unwrap_or_default(),
         extra_hosts: host.extra_hosts.clone().unwrap_or_default(),
+        none_changed: false,
     })
 }
 
