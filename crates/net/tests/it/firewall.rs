@@ -271,7 +271,10 @@ fn chains_that_nothing_needs_are_not_there() {
     let bridge = host.bridge("br-a", "172.30.0.0/24");
     let container = host.container(bridge, "172.30.0.2/24");
     container.serve("0.0.0.0:80");
-    let has = |chain: &str| host.host.nft(&format!("list chain inet naru-test {chain}")).is_some();
+    let has = |chain: &str| {
+        let listed = host.host.tool("nft", &["list", "table", "inet", "naru-test"]).expect("nft is installed");
+        listed.contains(&format!("chain {chain} {{"))
+    };
     host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
     assert_eq!((has("raw"), has("input"), has("forward")), (false, false, true));
     let local = [map(Protocol::Tcp, "127.0.0.2:8081", "172.30.0.2:80")];
@@ -280,7 +283,10 @@ fn chains_that_nothing_needs_are_not_there() {
     // It does what it is for where the kernel does not: this needs a listener on the loopback address.
     host.host.serve("127.0.0.2:8081");
     host.host.serve("127.0.0.2:8082");
-    host.host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    for side in [&host.host, &host.outside] {
+        side.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    }
+    host.outside.ip("route del local 127.0.0.0/8 dev lo table local");
     host.outside.ip("route add 127.0.0.2/32 via 10.9.0.1");
     assert!(host.outside.ask("127.0.0.2:8082").is_some(), "what is not published is not ours");
     assert_eq!(host.outside.ask("127.0.0.2:8081"), None);
