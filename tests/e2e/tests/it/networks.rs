@@ -449,6 +449,30 @@ fn events_tell_of_networks() {
     };
     daemon.until("all are told", || events().lines().count() == 4);
     assert_eq!(events(), "create told\nconnect told\ndisconnect told\ndestroy told");
+    for predefined in ["none", "host"] {
+        daemon.ok(&["run", "--rm", "--network", predefined, BOX, "true"]);
+    }
+    daemon.until("all are told", || events().lines().count() == 8);
+    assert!(events().ends_with("connect none\ndisconnect none\nconnect host\ndisconnect host"), "{}", events());
+}
+
+#[test]
+fn a_container_leaves_none_and_comes_back() {
+    let daemon = Daemon::start();
+    daemon.ok(&["network", "create", "net"]);
+    daemon.ok(&["run", "-d", "--init", "--name", "alone", "--network", "none", BOX, "sleep", "1000"]);
+    let on = || daemon.ok(&["inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", "alone"]);
+    assert_eq!(on().trim(), "none");
+    daemon.ok(&["network", "disconnect", "none", "alone"]);
+    daemon.ok(&["network", "connect", "net", "alone"]);
+    assert_eq!(on().trim(), "net");
+    assert!(daemon.ok(&["exec", "alone", "ip", "-o", "address"]).contains("eth0"));
+    assert!(daemon.fails(1, &["network", "connect", "none", "alone"]).contains("private (none) mode"));
+    daemon.ok(&["restart", "-t", "0", "alone"]);
+    assert!(daemon.ok(&["exec", "alone", "ip", "-o", "address"]).contains("eth0"));
+    daemon.ok(&["network", "disconnect", "net", "alone"]);
+    daemon.ok(&["network", "connect", "none", "alone"]);
+    assert_eq!(on().trim(), "none");
 }
 
 /// Names of the tables of a daemon, as `family name`.
