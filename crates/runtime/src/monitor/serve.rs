@@ -182,6 +182,7 @@ impl Monitor {
         self.relax();
         loop {
             self.settle();
+            self.put_away();
             if self.finished() {
                 return 0;
             }
@@ -714,12 +715,6 @@ impl Monitor {
             self.directory.remove_socket();
         }
         self.broadcast(&Event::Exited(record.clone()));
-        if let (true, Backend::Native { cgroup, .. }) = (later, &self.backend) {
-            drop(cgroup.remove());
-            // As long as it is there, the cgroup may be.
-            self.directory.remove_socket();
-        }
-        self.mounts = None;
         for client in self.clients.iter_mut().flatten() {
             if !matches!(client.role, Role::Stream(_)) {
                 client.role = Role::Closing;
@@ -727,6 +722,17 @@ impl Monitor {
         }
         self.exit = Some(record);
         self.leave_at = Some(Instant::now() + LINGER);
+    }
+
+    /// After its end was told: what is left of a container that is thrown away.
+    fn put_away(&mut self) {
+        if let (true, Some(_), Backend::Native { cgroup, .. }) = (self.throwaway, &self.exit, &self.backend) {
+            self.throwaway = false;
+            self.mounts = None;
+            drop(cgroup.remove());
+            // As long as it is there, the cgroup may be.
+            self.directory.remove_socket();
+        }
     }
 
     /// Whether the container has ended and every client has what it is due, or has had its time.
