@@ -1,7 +1,8 @@
 //! Directories that become links while the engine works in them. Few rounds here; `NARU_E2E_ROUNDS=5000` for many.
 
-use naru_e2e::{BOX, Daemon, Over, name, rounds, shared};
+use naru_e2e::{BOX, Daemon, Over, PATIENCE, name, rounds, shared};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// A directory of the host that nobody may touch, and the lines of its mount table.
 struct Canary {
@@ -34,6 +35,11 @@ impl Canary {
     }
 }
 
+/// Whether to go on: so many rounds, and more until one has met the directory and not the link.
+fn go_on(turn: u32, least: u32, met: bool, begun: Instant) -> bool {
+    turn < least || !met && begun.elapsed() < PATIENCE
+}
+
 /// Starts a container that swaps the directory `dir` of a volume for a link to the canary and back, for ever.
 fn swapper(daemon: &Daemon, volume: &str, canary: &Canary) -> String {
     let swapper = name("swapper");
@@ -53,8 +59,9 @@ fn mounts_below_a_directory_that_becomes_a_link_stay_inside() {
     let daemon = shared();
     let (volume, canary) = (name("shared"), Canary::new());
     let swapper = swapper(daemon, &volume, &canary);
-    let mut good = 0;
-    for _ in 0..rounds(60) {
+    let (mut good, mut turn, begun) = (0, 0, Instant::now());
+    while go_on(turn, rounds(60), good > 0, begun) {
+        turn += 1;
         let (below, over) = (format!("{volume}:/v"), "/v/dir/sub");
         let flags = ["run", "--rm", "-v", &below, "--tmpfs", over, "--tmpfs", "/v/dir/made", BOX, "cat", "/proc/self/mountinfo"];
         let run = daemon.run(&flags);
@@ -74,8 +81,9 @@ fn a_volume_s_part_that_becomes_a_link_shows_nothing_of_the_host() {
     let (volume, canary) = (name("shared"), Canary::new());
     let swapper = swapper(daemon, &volume, &canary);
     let mount = format!("type=volume,src={volume},dst=/m,volume-subpath=dir");
-    let mut good = 0;
-    for _ in 0..rounds(60) {
+    let (mut good, mut turn, begun) = (0, 0, Instant::now());
+    while go_on(turn, rounds(60), good > 0, begun) {
+        turn += 1;
         let run = daemon.run(&["run", "--rm", "--mount", &mount, BOX, "sh", "-c", "cat /m/note; touch /m/planted"]);
         assert!(!run.out.contains("of the host"), "{run:?}");
         good += i32::from(run.out == "inside\n");
@@ -113,7 +121,9 @@ fn archives_of_a_directory_that_becomes_a_link_stay_inside() {
                 written.fetch_or(daemon.http(&put).starts_with("HTTP/1.1 200"), Ordering::Relaxed);
             }
         });
-        for _ in 0..rounds(300) {
+        let (mut turn, begun) = (0, Instant::now());
+        while go_on(turn, rounds(300), read > 0 && written.load(Ordering::Relaxed), begun) {
+            turn += 1;
             let (status, body) = daemon.api("GET", &format!("{path}/note"), None);
             assert!(!body.contains("of the host"), "{body}");
             read += i32::from(status == 200 && body.contains("inside"));
