@@ -40,13 +40,14 @@ fn go_on(turn: u32, least: u32, met: bool, begun: Instant) -> bool {
     turn < least || !met && begun.elapsed() < PATIENCE
 }
 
-/// Starts a container that swaps the directory `dir` of a volume for a link to the canary and back, for ever.
+/// Starts a container that swaps the directory `dir` of a volume for a link to the canary and back, for ever; what others make
+/// in between in the place of one of them goes.
 fn swapper(daemon: &Daemon, volume: &str, canary: &Canary) -> String {
     let swapper = name("swapper");
     let at = canary.path();
     let script = format!(
-        "mkdir -p /v/dir/sub; echo inside > /v/dir/note; ln -s {at} /v/link; echo ready; \
-         while :; do mv /v/dir /v/x; mv /v/link /v/dir; mv /v/dir /v/link; mv /v/x /v/dir; done"
+        "make() {{ rm -rf /v/dir /v/x /v/link; mkdir -p /v/dir/sub; echo inside > /v/dir/note; ln -s {at} /v/link; }}; make; echo ready; \
+         while :; do mv /v/dir /v/x; mv /v/link /v/dir; mv /v/dir /v/link; mv /v/x /v/dir; [ -L /v/link ] && [ ! -e /v/x ] || make; done"
     );
     daemon.ok(&["run", "-d", "--name", &swapper, "-v", &format!("{volume}:/v"), BOX, "sh", "-c", &script]);
     daemon.until("it swaps", || daemon.ok(&["logs", &swapper]).contains("ready"));
@@ -131,7 +132,13 @@ fn archives_of_a_directory_that_becomes_a_link_stay_inside() {
         }
     });
     canary.check();
+    let tried = format!(
+        "read {read} times, written: {}; {:?}",
+        written.load(Ordering::Relaxed),
+        daemon.run(&["exec", &swapper, "ls", "-lR", "/v"])
+    );
+    let answers = [daemon.http(&put), daemon.api("GET", &format!("{path}/note"), None).1];
     daemon.ok(&["rm", "-f", &swapper]);
     daemon.ok(&["volume", "rm", &volume]);
-    assert!(read > 0 && written.load(Ordering::Relaxed), "nothing was tried");
+    assert!(read > 0 && written.load(Ordering::Relaxed), "{tried}\n{answers:?}");
 }
