@@ -6,6 +6,7 @@
 
 mod connect;
 mod ready;
+mod removal;
 mod streams;
 
 use crate::Inner;
@@ -82,6 +83,8 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 pub(crate) enum Command {
     /// It will be started in a moment.
     MakeReady,
+    /// Its files are about to be looked at from outside.
+    TakeBack(Reply<()>),
     Start(Reply<()>),
     Stop(StopOptions, Reply<()>),
     Restart(StopOptions, Reply<()>),
@@ -143,6 +146,11 @@ impl Container {
     pub fn make_ready(&self) {
         // A container that is gone is not started either.
         self.commands.send(Command::MakeReady).ok();
+    }
+
+    /// Takes back what was made ready: two mounts of its files at a time would not see what the other one changes.
+    pub(crate) async fn take_back(&self) -> Result<()> {
+        self.ask(Command::TakeBack).await
     }
 
     /// Starts it.
@@ -245,6 +253,7 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
         view: birth.view,
         publisher,
         watch: birth.watch.map(monitor::subscribe),
+        leaving: None,
         waiting_attach: Vec::new(),
         ready: None,
         stop_waiters: Vec::new(),
@@ -268,6 +277,8 @@ struct Actor {
     publisher: watch::Sender<Arc<View>>,
     /// Events of the monitor of the live run; closed when the monitor is gone.
     watch: Option<mpsc::UnboundedReceiver<MonitorEvent>>,
+    /// Of a run that has ended, until its monitor has put everything away.
+    leaving: Option<mpsc::UnboundedReceiver<MonitorEvent>>,
     /// Clients that attached before the start.
     waiting_attach: Vec<AttachStream>,
     /// A start that is prepared and not yet asked for.
@@ -362,6 +373,9 @@ impl Actor {
         // A reply whose asker has gone is dropped silently: `ok()` on sends below.
         match command {
             Command::MakeReady => self.make_ready(),
+            Command::TakeBack(reply) => {
+                reply.send(Ok(())).ok();
+            }
             Command::Start(reply) => {
                 let result = self.apply(Input::Start).await;
                 reply.send(result).ok();
@@ -451,7 +465,17 @@ impl Actor {
         Ok(())
     }
 
+    /// Waits until the former run's monitor has gone: it removes cgroup and socket of the same names.
+    async fn await_leaving(&mut self) {
+        let Some(mut events) = self.leaving.take() else { return };
+        let gone = async { while events.recv().await.is_some() {} };
+        if tokio::time::timeout(KILL_PATIENCE, gone).await.is_err() {
+            tracing::warn!(container = %self.view.id.short(), "the monitor of the former run does not end");
+        }
+    }
+
     async fn launch(&mut self) -> Result<()> {
+        self.await_leaving().await;
         let attach = std::mem::take(&mut self.waiting_attach);
         let prepared = self.prepared().await;
         let outcome = launch::launch(&self.engine, &self.view, prepared, attach).await;
@@ -496,7 +520,7 @@ impl Actor {
     }
 
     async fn on_end(&mut self, code: i32, oom_killed: bool, at: Timestamp) {
-        self.watch = None;
+        self.leaving = self.watch.take();
         self.kill_at = None;
         if let Some(task) = self.health_task.take() {
             task.abort();
@@ -703,23 +727,6 @@ impl Actor {
         Ok(())
     }
 
-    async fn remove(&mut self, force: bool, volumes: bool) -> Result<()> {
-        let policy = self.view.spec.restart;
-        let (state, effects) = self.view.state.apply(Input::Remove { force }, &policy, false).map_err(|denied| self.denied(denied))?;
-        let before = std::mem::replace(&mut self.view.state, state);
-        self.publish_view();
-        self.restart_at = None;
-        if effects.contains(&Effect::KillAll)
-            && let Err(error) = self.kill_all(before.is_paused()).await
-        {
-            self.view.state = before;
-            self.publish_view();
-            return Err(error);
-        }
-        self.release().await;
-        self.delete(volumes || self.view.spec.auto_remove).await
-    }
-
     async fn kill_now(&mut self) -> Result<()> {
         self.send_signal(Signal::KILL).await?;
         self.emit("kill", &[("signal", Signal::KILL.number().to_string())]);
@@ -738,47 +745,6 @@ impl Actor {
             Ok(result) => result,
             Err(_) => Err(EngineError::conflict(format!("container {id} does not end although it was killed; is its storage stuck?"))),
         }
-    }
-
-    /// Deletes every trace of a container that does not run. What fails can be tried again: the container stays, ended.
-    async fn delete(&mut self, volumes: bool) -> Result<()> {
-        let deleted = self.delete_all(volumes).await;
-        if deleted.is_err() {
-            self.view.state.phase = self.view.state.last_exit.clone().map_or(Phase::Created, Phase::Exited);
-            self.save_state();
-            self.publish_view();
-        }
-        deleted
-    }
-
-    async fn delete_all(&mut self, volumes: bool) -> Result<()> {
-        if let Some(task) = self.health_task.take() {
-            task.abort();
-        }
-        self.waiting_attach.clear();
-        // At the same time: files without a row have no owner after a crash, and a row whose files stay is put back.
-        let files = launch::delete(&self.engine, &self.view, volumes);
-        let (files, row) = tokio::join!(files, self.engine.db.delete_container(self.view.id.as_str()));
-        if let (Err(_), Ok(())) = (&files, &row) {
-            self.store_again().await?;
-        }
-        files.and(row)?;
-        self.engine.forget(&self.view.id, &self.view.name);
-        self.emit("destroy", &[]);
-        self.view.removed = true;
-        self.publish_view();
-        launch::delete_rest(&self.engine, &self.view.id);
-        for waiter in self.stop_waiters.drain(..) {
-            waiter.send(Ok(())).ok();
-        }
-        Ok(())
-    }
-
-    async fn store_again(&self) -> Result<()> {
-        let spec = serde_json::to_string(&*self.view.spec).expect("specifications are plain data");
-        let state = serde_json::to_string(&self.view.state).expect("states are plain data");
-        let created = i64::try_from(self.view.created.as_nanosecond()).unwrap_or(i64::MAX);
-        self.engine.db.put_container(self.view.id.as_str(), created, spec, state).await
     }
 
     fn begin_health(&mut self) {

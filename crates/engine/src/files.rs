@@ -36,12 +36,21 @@ fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_
 }
 
 impl Engine {
+    /// The view of a container; of one that does not run nothing is mounted any more.
+    async fn at_rest(&self, reference: &str) -> Result<Arc<View>> {
+        let container = self.find(reference)?;
+        if container.view().state.pid().is_none() {
+            container.take_back().await?;
+        }
+        Ok(container.view())
+    }
+
     async fn with_root<T: Send + 'static>(
         &self,
         reference: &str,
         work: impl FnOnce(&View, BorrowedFd<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let view = self.find(reference)?.view();
+        let view = self.at_rest(reference).await?;
         let inner = Arc::clone(&self.0);
         let job = move || in_root(&inner, &view, |root| work(&view, root));
         tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that works on files"))?
@@ -95,7 +104,7 @@ impl Engine {
 
     /// Writes the whole root file system as a tar archive.
     pub async fn export(&self, reference: &str, mut output: impl Write + Send + 'static) -> Result<()> {
-        let view = self.find(reference)?.view();
+        let view = self.at_rest(reference).await?;
         let inner = Arc::clone(&self.0);
         // Of the layers, not of the process's view: volumes and /proc are no part of the container.
         let job = move || -> Result<()> {

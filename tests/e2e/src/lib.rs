@@ -8,6 +8,7 @@ pub mod wire;
 
 use serde_json::Value;
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -358,9 +359,29 @@ impl Daemon {
         }
     }
 
+    /// The stream that a request becomes, of which nothing but the head of the answer was read.
+    #[track_caller]
+    pub fn upgraded(&self, path: &str, body: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).expect("the daemon listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout is set");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).expect("the daemon reads");
+        let (mut head, mut byte) = (vec![], [0]);
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).expect("the daemon answers");
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        stream
+    }
+
     /// A raw HTTP request on the daemon's socket: the whole answer, headers included.
     pub fn http(&self, request: &str) -> String {
-        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).expect("the daemon listens");
+        let mut stream = UnixStream::connect(self.socket()).expect("the daemon listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout is set");
         // A server may answer, and close, before it has read all of a bad request.
         stream.write_all(request.as_bytes()).ok();

@@ -182,7 +182,9 @@ impl Monitor {
         self.relax();
         loop {
             self.settle();
-            self.put_away();
+            if self.put_away() {
+                self.settle();
+            }
             if self.finished() {
                 return 0;
             }
@@ -715,24 +717,32 @@ impl Monitor {
             self.directory.remove_socket();
         }
         self.broadcast(&Event::Exited(record.clone()));
+        self.exit = Some(record);
+        if !later {
+            self.release_watchers();
+        }
+        self.leave_at = Some(Instant::now() + LINGER);
+    }
+
+    /// The end of a connection that watches says that everything is put away.
+    fn release_watchers(&mut self) {
         for client in self.clients.iter_mut().flatten() {
             if !matches!(client.role, Role::Stream(_)) {
                 client.role = Role::Closing;
             }
         }
-        self.exit = Some(record);
-        self.leave_at = Some(Instant::now() + LINGER);
     }
 
-    /// After its end was told: what is left of a container that is thrown away.
-    fn put_away(&mut self) {
-        if let (true, Some(_), Backend::Native { cgroup, .. }) = (self.throwaway, &self.exit, &self.backend) {
-            self.throwaway = false;
-            self.mounts = None;
-            drop(cgroup.remove());
-            // As long as it is there, the cgroup may be.
-            self.directory.remove_socket();
-        }
+    /// After its end was told: what is left of a container that is thrown away. True when there was something.
+    fn put_away(&mut self) -> bool {
+        let (true, Some(_), Backend::Native { cgroup, .. }) = (self.throwaway, &self.exit, &self.backend) else { return false };
+        self.throwaway = false;
+        self.mounts = None;
+        drop(cgroup.remove());
+        // As long as it is there, the cgroup may be.
+        self.directory.remove_socket();
+        self.release_watchers();
+        true
     }
 
     /// Whether the container has ended and every client has what it is due, or has had its time.

@@ -197,31 +197,13 @@ fn signals_reach_the_process_unless_asked_otherwise() {
     daemon.ok(&["rm", "-f", &second]);
 }
 
-/// A raw client of the API, which leaves the keys to the daemon: both clients watch for them themselves.
-fn raw(daemon: &Daemon, path: &str, body: &str) -> std::os::unix::net::UnixStream {
-    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let (mut head, mut byte) = (vec![], [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    stream
-}
-
+/// By a raw client of the API, which leaves the keys to the daemon: both others watch for them themselves.
 #[test]
 fn the_daemon_knows_the_keys_too_and_keeps_what_was_typed_before() {
     let daemon = shared();
     let name = name("keys");
     daemon.ok(&["run", "-dit", "--name", &name, BOX, "cat"]);
-    let mut stream = raw(daemon, &format!("/containers/{name}/attach?stream=1&stdin=1&stdout=1&detachKeys=ctrl-x,q"), "");
+    let mut stream = daemon.upgraded(&format!("/containers/{name}/attach?stream=1&stdin=1&stdout=1&detachKeys=ctrl-x,q"), "");
     stream.write_all(b"half \x18then other\rlast\r\x18q never\r").unwrap();
     // It is the daemon that ends the stream.
     stream.read_to_end(&mut vec![]).unwrap();
@@ -236,7 +218,7 @@ fn the_daemon_knows_the_keys_too_and_keeps_what_was_typed_before() {
     );
     assert_eq!(status, 201, "{answer}");
     let id = answer.split('"').nth(3).unwrap().to_owned();
-    let mut stream = raw(daemon, &format!("/exec/{id}/start"), r#"{"Tty":true}"#);
+    let mut stream = daemon.upgraded(&format!("/exec/{id}/start"), r#"{"Tty":true}"#);
     stream.write_all(b"typed\rab").unwrap();
     stream.read_to_end(&mut vec![]).unwrap();
     daemon.until("the exec has read it", || daemon.run(&["exec", &name, "cat", "/typed"]).out == "typed\n");

@@ -1,7 +1,7 @@
 //! Clients that do not keep up: what they do not read is not gathered in the daemon.
 
-use naru_e2e::{BOX, Daemon, PATIENCE, name};
-use std::io::{Read, Write};
+use naru_e2e::{BOX, Daemon, name};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 
 const MIB: u64 = 1 << 20;
@@ -20,20 +20,7 @@ fn flood(daemon: &Daemon, name: &str, bytes: u64) -> UnixStream {
     let (status, answer) = daemon.api("POST", &format!("/containers/{name}/exec"), Some(&body));
     assert_eq!(status, 201, "{answer}");
     let id = answer.split('"').nth(3).unwrap();
-    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!(
-        "POST /exec/{id}/start HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n\
-         Content-Length: 2\r\n\r\n{{}}"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let (mut head, mut byte) = (vec![], [0]);
-    while !head.ends_with(b"\r\n\r\n") {
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
-    stream
+    daemon.upgraded(&format!("/exec/{id}/start"), "{}")
 }
 
 #[test]

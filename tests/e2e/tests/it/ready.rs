@@ -70,3 +70,33 @@ fn a_daemon_killed_with_a_start_ready_leaves_a_container_to_be_started() {
     assert_eq!(daemon.ok(&["start", "-a", "ready"]), id[..12]);
     daemon.until_clean();
 }
+
+#[test]
+fn files_come_and_go_before_a_start() {
+    let daemon = Daemon::start();
+    let id = create(&daemon, "filled", free_port());
+    let socket = monitor(&daemon, &id);
+    daemon.until("the start is ready", || socket.exists());
+    let file = daemon.root.join("hosts-of-mine");
+    std::fs::write(&file, "mine").unwrap();
+    daemon.ok(&["cp", &file.display().to_string(), "filled:/etc/mine"]);
+    assert!(!socket.exists(), "two mounts of the same files");
+    let back = daemon.root.join("back");
+    daemon.ok(&["cp", "filled:/etc/mine", &back.display().to_string()]);
+    assert_eq!(std::fs::read_to_string(&back).unwrap(), "mine");
+    daemon.ok(&["rm", "filled"]);
+    daemon.until_clean();
+}
+
+/// A container with `--rm` is put away after its end was told; a restart waits for that.
+#[test]
+fn a_container_to_be_deleted_is_restarted_again_and_again() {
+    let daemon = Daemon::start();
+    daemon.ok(&["run", "-d", "--rm", "--name", "again", BOX, "sleep", "1000"]);
+    for turn in 0..10 {
+        daemon.ok(&["restart", "-t", "0", "again"]);
+        assert_eq!(daemon.ok(&["exec", "again", "echo", &turn.to_string()]), turn.to_string());
+    }
+    daemon.ok(&["rm", "-f", "again"]);
+    daemon.until_clean();
+}
