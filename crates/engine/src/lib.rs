@@ -506,8 +506,11 @@ impl Inner {
         let made = stored.and(filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten());
         if let Err(error) = made {
             launch::delete(self, &view, true).await.ok();
-            self.db.delete_container(id.as_str()).await?;
             launch::delete_rest(self, id);
+            // On a full disk neither the one nor the other is written; the first error tells why.
+            if let Err(left) = self.db.delete_container(id.as_str()).await {
+                tracing::warn!(container = %id.short(), error = crate::chain(&left), "cannot delete the record of a container that was not made");
+            }
             return Err(error);
         }
         let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None });
