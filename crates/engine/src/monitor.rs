@@ -76,10 +76,9 @@ pub fn subscribe(mut stream: UnixStream) -> mpsc::UnboundedReceiver<Event> {
     tokio::spawn(async move {
         loop {
             match read::<Event>(&mut stream).await {
+                // Nothing comes after the end but the monitor's own, which who starts again waits for.
                 Ok(Some(event)) => {
-                    // After the end nothing comes; closing the connection lets the monitor go.
-                    let last = matches!(event, Event::Exited(_));
-                    if sender.send(event).is_err() || last {
+                    if sender.send(event).is_err() {
                         return;
                     }
                 }
