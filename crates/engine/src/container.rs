@@ -5,7 +5,7 @@
 //! [`State::apply`] asks for; nothing else changes the state.
 
 mod connect;
-mod ready;
+pub(crate) mod ready;
 mod removal;
 mod streams;
 
@@ -81,8 +81,6 @@ type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// A command to the actor.
 pub(crate) enum Command {
-    /// It will be started in a moment.
-    MakeReady,
     /// Its files are about to be looked at from outside.
     TakeBack(Reply<()>),
     Start(Reply<()>),
@@ -140,12 +138,6 @@ impl Container {
         let gone = || EngineError::NoSuchContainer(self.id.to_string());
         self.commands.send(command(reply)).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
-    }
-
-    /// Makes its start ready, which is expected in a moment; see [`ready`].
-    pub fn make_ready(&self) {
-        // A container that is gone is not started either.
-        self.commands.send(Command::MakeReady).ok();
     }
 
     /// Takes back what was made ready: two mounts of its files at a time would not see what the other one changes.
@@ -237,6 +229,8 @@ pub(crate) struct Birth {
     pub view: View,
     /// A live run to take up: the connection to its monitor.
     pub watch: Option<UnixStream>,
+    /// A start that is expected in a moment.
+    pub ready: Option<ready::Ready>,
 }
 
 /// Starts the actor of a container and returns its handle.
@@ -255,7 +249,7 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
         watch: birth.watch.map(monitor::subscribe),
         leaving: None,
         waiting_attach: Vec::new(),
-        ready: None,
+        ready: birth.ready,
         stop_waiters: Vec::new(),
         stopping: false,
         kill_at: None,
@@ -372,7 +366,6 @@ impl Actor {
         }
         // A reply whose asker has gone is dropped silently: `ok()` on sends below.
         match command {
-            Command::MakeReady => self.make_ready(),
             Command::TakeBack(reply) => {
                 reply.send(Ok(())).ok();
             }

@@ -1,11 +1,11 @@
 //! The effects of a container's life on the host: start, release, delete.
 //!
-//! A start is made ready by one blocking function on a worker thread, [`prepare`]. First a monitor is forked, which makes the
-//! cgroup meanwhile; then, in this order: root file system, namespaces to join, volumes, user, network, specification. What
-//! comes of it is [`Prepared`], perhaps before the start is asked for; then the monitor is told to start. Each step that leaves
-//! something outside this process has its undo in [`Undo`] or in the pending monitor, which runs when a later step fails or the
-//! start is not asked for; after a kill -9 the monitor takes back what it made, and the next start of the daemon the rest by
-//! [`crate::recover`].
+//! A start is made ready by blocking functions on a worker thread. [`open`] forks a monitor, which makes the cgroup meanwhile;
+//! [`prepare`] does the rest, in this order: root file system, namespaces to join, volumes, user, network, specification. With
+//! that the monitor makes the container but for its program. What comes of it is [`Prepared`], perhaps before the start is asked
+//! for; then the monitor is told to go on. Each step that leaves something outside this process has its undo in [`Undo`] or in
+//! the monitor, which runs when a later step fails or the start is not asked for; after a kill -9 the monitor takes back what it
+//! made, and the next start of the daemon the rest by [`crate::recover`].
 
 use crate::Inner;
 use crate::container::View;
@@ -21,8 +21,8 @@ use naru_runtime::FailureReason;
 use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{Event, LogFile};
 use naru_runtime::selinux;
-use naru_runtime::spawner::{AttachStream, NetworkNamespace, Pending, Preparation, Rootfs, RuntimeKind, StartRequest};
-use naru_runtime::spec::Device;
+use naru_runtime::spawner::{AttachStream, Loaded, NetworkNamespace, Pending, Preparation, Rootfs, RuntimeKind, StartRequest};
+use naru_runtime::spec::{Device, Resources};
 use naru_store::MountOptions;
 use naru_types::ContainerId;
 use rustix::fs::{FileType, Mode, OFlags, major, minor};
@@ -92,16 +92,25 @@ impl Drop for Undo {
     }
 }
 
-/// All that a start needs but its process. Dropped, it is taken back, which blocks.
+/// A start that has a monitor and no more yet. Dropped, it is taken back, which blocks.
+pub(crate) struct Opened {
+    directory: PathBuf,
+    runtime: Option<RuntimeConfig>,
+    devices: Vec<(Device, String)>,
+    cgroup: (String, Resources),
+    pending: Pending,
+}
+
+/// A start but for its program. Dropped, it is taken back, which blocks.
 pub(crate) struct Prepared {
     run: Run,
-    request: StartRequest,
-    pending: Pending,
+    // Taken back before what it stands on.
+    loaded: Loaded,
     undo: Undo,
     held: Vec<OwnedFd>,
 }
 
-/// A start that the monitor has been told of.
+/// A start that the monitor has been told to carry out.
 struct Begun {
     control: std::os::unix::net::UnixStream,
     run: Run,
@@ -110,10 +119,14 @@ struct Begun {
 }
 
 impl Prepared {
-    /// Has the monitor start the process.
+    /// Nothing if it has failed already: the start tries again, and its error is the one that counts.
+    fn sound(self) -> Option<Prepared> {
+        if self.loaded.has_failed() { None } else { Some(self) }
+    }
+
+    /// Has the monitor run the program.
     fn start(mut self, attach: Vec<AttachStream>) -> Result<Begun> {
-        self.request.attach = attach;
-        let control = self.undo.engine.spawner.start(self.pending, self.request)?;
+        let control = self.loaded.start(attach)?;
         self.undo.armed = false;
         Ok(Begun { control, run: self.run, _held: self.held })
     }
@@ -130,7 +143,10 @@ pub(crate) fn stands_alone(spec: &ContainerSpec) -> bool {
 /// Starts the container, perhaps from what was prepared for it, and waits until its program runs.
 pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Prepared>, attach: Vec<AttachStream>) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
-    let start = move || prepared.map_or_else(|| prepare(&owner, &job_view), Ok)?.start(attach);
+    let start = move || {
+        let prepared = prepared.and_then(Prepared::sound);
+        prepared.map_or_else(|| prepare(&owner, &job_view, open(&owner, &job_view)?), Ok)?.start(attach)
+    };
     let Begun { control, run, _held } =
         tokio::task::spawn_blocking(start).await.map_err(|_| EngineError::Gone("the thread that starts containers"))??;
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
@@ -192,14 +208,14 @@ fn run_directory(engine: &Inner, id: &ContainerId) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Everything before the monitor is asked to start the process. Blocks.
-pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
+/// Forks the container's monitor, which makes the cgroup while the rest is made here. Blocks.
+pub(crate) fn open(engine: &Inner, view: &View) -> Result<Opened> {
     let (id, spec) = (&view.id, &*view.spec);
+    let runtime = engine.config.runtime(&spec.runtime)?.cloned();
     let directory = run_directory(engine, id)?;
-    let runtime = engine.config.runtime(&spec.runtime)?;
+    engine.make_log_directory(id)?;
     let devices = devices(spec)?;
     let cgroup = oci::cgroup(id, spec.cgroup_parent.as_ref().unwrap_or(&engine.config.cgroup_parent), spec, &devices);
-    // It makes the cgroup while the rest is made here.
     let pending = engine.spawner.prepare(Preparation {
         directory: directory.clone(),
         log: log_file(engine, id, spec),
@@ -207,6 +223,13 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         // Who was told of its end may want to unmount what it had of the host.
         throwaway: spec.auto_remove && spec.mounts.iter().all(|mount| matches!(mount.source, MountSource::Tmpfs { .. })),
     })?;
+    Ok(Opened { directory, runtime, devices, cgroup, pending })
+}
+
+/// Makes the container but for its program. Blocks.
+pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Result<Prepared> {
+    let (id, spec) = (&view.id, &*view.spec);
+    let Opened { directory, runtime, devices, cgroup, pending } = opened;
     let mut undo = Undo { engine: Arc::clone(engine), id: id.clone(), place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();
     let root = engine.store.mount_with(id, MountOptions { label, throwaway: spec.auto_remove })?;
@@ -244,7 +267,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
             oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly: spec.security.readonly_root });
             // Nothing newer is used, and older runtimes (crun 1.8) know no other version.
             oci.oci_version = "1.0.2".into();
-            let RuntimeConfig { program, args } = external.clone();
+            let RuntimeConfig { program, args } = external;
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
         }
     };
@@ -260,10 +283,10 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View) -> Result<Prepared> {
         open_stdin: spec.process.open_stdin,
         stdin_once: spec.process.stdin_once,
         init: spec.process.init,
-        attach: vec![],
         runtime: kind,
     };
-    Ok(Prepared { run, request, pending, undo, held })
+    let loaded = engine.spawner.load(pending, request)?;
+    Ok(Prepared { run, loaded, undo, held })
 }
 
 /// The container's network: a namespace of its own with its place on its networks, or another one to join.

@@ -39,6 +39,7 @@ pub use launch::Run;
 pub use naru_net::{FIREWALLD_CHAIN, MARK as PACKET_MARK};
 pub use oci::parse_device_rule;
 
+use container::ready::Ready;
 use container::{Birth, Container, View};
 use db::Db;
 use events::{EventBus, ObjectKind};
@@ -55,6 +56,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::oneshot;
 use volumes::{Volume, Volumes};
 
 /// Another OCI runtime.
@@ -186,8 +188,9 @@ impl Engine {
         Ok(Engine(inner))
     }
 
-    /// Makes a container; it does not run yet.
-    pub async fn create(&self, mut spec: ContainerSpec) -> Result<Created> {
+    /// Makes a container; it does not run yet. Where its start is expected in a moment, that is made ready meanwhile; see
+    /// [`container::ready`].
+    pub async fn create(&self, mut spec: ContainerSpec, to_start: bool) -> Result<Created> {
         let inner = &self.0;
         for link in &spec.network.links {
             let reference = link.split_once(':').map_or(link.as_str(), |(reference, _)| reference);
@@ -197,7 +200,7 @@ impl Engine {
         let id = ContainerId::random();
         let name = inner.name_for(&id, spec.name.as_ref())?;
         spec.name = name.parse::<Name>().ok();
-        let result = inner.create_named(&id, &name, spec).await;
+        let result = inner.create_named(&id, &name, spec, to_start).await;
         if result.is_err() {
             inner.free_name(&name);
         }
@@ -475,7 +478,7 @@ impl Inner {
         Ok(id.short().to_owned())
     }
 
-    async fn create_named(self: &Arc<Self>, id: &ContainerId, name: &str, mut spec: ContainerSpec) -> Result<Created> {
+    async fn create_named(self: &Arc<Self>, id: &ContainerId, name: &str, mut spec: ContainerSpec, to_start: bool) -> Result<Created> {
         let _level = self.label(&mut spec)?;
         self.inherit_volumes(&mut spec)?;
         for mount in &mut spec.mounts {
@@ -500,11 +503,13 @@ impl Inner {
         let state = serde_json::to_string(&view.state).expect("states are plain data");
         let nanoseconds = i64::try_from(created.as_nanosecond()).unwrap_or(i64::MAX);
         // At the same time: after a crash a row without files can be removed, and files without a row have no owner.
-        let (owner, prepared) = (Arc::clone(self), view.clone());
-        let files = tokio::task::spawn_blocking(move || owner.prepare_files(&prepared));
+        let (files, ready) = self.make_files(&view, to_start && launch::stands_alone(&view.spec));
         let (stored, filled) = tokio::join!(self.db.put_container(id.as_str(), nanoseconds, json, state), files);
         let made = stored.and(filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten());
         if let Err(error) = made {
+            if let Some(ready) = ready {
+                ready.take_back().await;
+            }
             launch::delete(self, &view, true).await.ok();
             launch::delete_rest(self, id);
             // On a full disk neither the one nor the other is written; the first error tells why.
@@ -513,17 +518,38 @@ impl Inner {
             }
             return Err(error);
         }
-        let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None });
+        let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None, ready });
         self.registry_mut().by_id.insert(id.clone(), container);
         self.container_event(&view, "create", &[]);
         Ok(Created { id: id.clone(), warnings: vec![] })
     }
 
+    /// Makes the container's files, and after them a start of it that is expected.
+    fn make_files(self: &Arc<Self>, view: &View, to_start: bool) -> (oneshot::Receiver<Result<()>>, Option<Ready>) {
+        let (done, files) = oneshot::channel();
+        let (engine, view) = (Arc::clone(self), view.clone());
+        let make = move || {
+            // The monitor works meanwhile.
+            let opened = if to_start { launch::open(&engine, &view).ok() } else { None };
+            let made = engine.prepare_files(&view);
+            let opened = opened.filter(|_| made.is_ok());
+            // Who asked may have gone; what is made then, the next start of the daemon finds.
+            done.send(made).ok();
+            launch::prepare(&engine, &view, opened?).ok()
+        };
+        let job = tokio::task::spawn_blocking(make);
+        (files, to_start.then(|| Ready::new(job)))
+    }
+
+    pub(crate) fn make_log_directory(&self, id: &ContainerId) -> Result<()> {
+        let log = self.log_directory(id);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&log).map_err(EngineError::io("make", &log))
+    }
+
     /// The container's layers, its log directory, and what new volumes take from the image.
     fn prepare_files(&self, view: &View) -> Result<()> {
         self.store.prepare(&view.id, view.spec.image.as_ref())?;
-        let log = self.log_directory(&view.id);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&log).map_err(EngineError::io("make", &log))?;
+        self.make_log_directory(&view.id)?;
         let (_, label) = view.spec.security.labels();
         if let Some(label) = label.filter(|_| !self.config.driver.labels_mounts()) {
             let root = self.store.mount(&view.id)?;

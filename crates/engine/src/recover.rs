@@ -54,7 +54,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         }
         let name = view.name.clone();
         take_up_network(engine, &mut view);
-        let container = container::spawn(Arc::clone(engine), Birth { view, watch });
+        let container = container::spawn(Arc::clone(engine), Birth { view, watch, ready: None });
         engine.adopt(Arc::clone(&container), &name);
         wanted.push(container);
     }

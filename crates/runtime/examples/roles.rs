@@ -69,10 +69,9 @@ impl Bench {
             open_stdin: false,
             stdin_once: false,
             init: false,
-            attach: Vec::new(),
             runtime: RuntimeKind::Native,
         };
-        self.spawner.start(pending, request).expect("start")
+        self.spawner.load(pending, request).and_then(|loaded| loaded.start(Vec::new())).expect("start")
     }
 }
 

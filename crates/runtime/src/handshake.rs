@@ -7,7 +7,8 @@
 //!  'H' before pivot_root     ──▶  runs prestart and createRuntime hooks
 //!                            ◀──  'k'
 //!  'T' + terminal            ──▶
-//!  'R' waits for `start`     ──▶  (create only)
+//!  'R' all but the program   ──▶  with `create` ends here: `start` goes on, over a connection of its own
+//!                            ◀──  'k' when the program may run
 //!  'X' exec comes next       ──▶
 //!  'E' + reason + text       ──▶  the start has failed
 //!  end of file               ──▶  after 'X' the program runs, else the child has died
@@ -108,6 +109,11 @@ impl ChildEnd {
 
     pub(crate) fn terminal(&self, master: BorrowedFd<'_>) -> Result<(), Errno> {
         send_with_fds(self.0.as_fd(), b"T", &[master])
+    }
+
+    /// Says that all but the program is there, and waits for leave to run it.
+    pub(crate) fn wait(&self) -> Result<(), StartFailure> {
+        self.ask(b'R')
     }
 
     pub(crate) fn ready(&self) -> Result<(), Errno> {

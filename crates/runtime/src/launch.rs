@@ -11,12 +11,53 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A process that runs its program, or with a start listener waits to.
+/// A process that runs its program, or waits for `start`.
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub terminal: Option<OwnedFd>,
+}
+
+/// A process that has said that it is ready, or runs its program. Dropped, it is killed.
+pub(crate) struct Held {
+    launched: Option<Launched>,
+    channel: ParentEnd,
+}
+
+impl Held {
+    /// Lets the program run that waits for this process.
+    pub(crate) fn go_on(self, context: &HookContext<'_>) -> Result<Launched, StartFailure> {
+        let pid = self.launched.as_ref().map_or(0, |launched| launched.pid);
+        // If it has died, it is heard below.
+        ignore(self.channel.go_on());
+        let attending = Attending { pid, maps: None, oom_score_adj: None, context };
+        match attending.attend(&self.channel) {
+            Ok(_) => Ok(self.let_go()),
+            Err(failure) => Err(failure.unwrap_or_else(|| died(self.kill()))),
+        }
+    }
+
+    fn let_go(mut self) -> Launched {
+        self.launched.take().expect("taken once")
+    }
+
+    fn kill(mut self) -> Result<Option<(i32, process::Ended)>, Errno> {
+        self.launched.take().map_or(Ok(None), |launched| kill(launched.pid, &launched.pidfd))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(launched) = self.launched.take() {
+            ignore(kill(launched.pid, &launched.pidfd));
+        }
+    }
+}
+
+fn kill(pid: i32, pidfd: &OwnedFd) -> Result<Option<(i32, process::Ended)>, Errno> {
+    ignore(process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL));
+    process::wait_child(pid, true)
 }
 
 /// What the parent needs for hooks.
@@ -57,13 +98,14 @@ impl Drop for ChildrenIn {
     }
 }
 
-/// Starts the container. On failure nothing of it is left but its cgroup.
-pub(crate) fn launch(
-    threads: SingleThread,
-    mut plan: Plan,
-    stdio: Option<Stdio>,
-    context: &HookContext<'_>,
-) -> Result<Launched, StartFailure> {
+/// Starts the container, until its program runs or, with `create`, waits for `start`. On failure nothing of it is left but
+/// its cgroup.
+pub(crate) fn launch(threads: SingleThread, plan: Plan, stdio: Option<Stdio>, context: &HookContext<'_>) -> Result<Launched, StartFailure> {
+    hold(threads, plan, stdio, context).map(Held::let_go)
+}
+
+/// The same, for a process whose gate is its parent: it waits.
+pub(crate) fn hold(threads: SingleThread, mut plan: Plan, stdio: Option<Stdio>, context: &HookContext<'_>) -> Result<Held, StartFailure> {
     let children = plan.join_pid.as_ref().map_or_else(|| Ok(ChildrenIn::nothing()), |namespace| ChildrenIn::enter(namespace.as_fd()))?;
     if let Some(offsets) = &plan.new_time_namespace {
         process::unshare(threads, libc::CLONE_NEWTIME as u64).map_err(other("make a time namespace"))?;
@@ -93,10 +135,9 @@ pub(crate) fn launch(
             drop(plan);
             let attending = Attending { pid, maps, oom_score_adj, context };
             match attending.attend(&parent) {
-                Ok(terminal) => Ok(Launched { pid, pidfd, terminal }),
+                Ok(terminal) => Ok(Held { launched: Some(Launched { pid, pidfd, terminal }), channel: parent }),
                 Err(failure) => {
-                    ignore(process::pidfd_signal(pidfd.as_fd(), libc::SIGKILL));
-                    let ended = process::wait_child(pid, true);
+                    let ended = kill(pid, &pidfd);
                     Err(failure.unwrap_or_else(|| died(ended)))
                 }
             }
@@ -123,7 +164,7 @@ struct Attending<'a> {
 }
 
 impl Attending<'_> {
-    /// Until the program runs; `None` as error means that the child died.
+    /// Until the program runs, or waits; `None` as error means that the child died.
     fn attend(&self, channel: &ParentEnd) -> Result<Option<OwnedFd>, Option<StartFailure>> {
         let mut terminal = None;
         let mut announced = false;

@@ -32,8 +32,18 @@ pub(crate) struct Input<'a> {
     pub new_keyring: bool,
     /// Descriptors 3 and up that the program inherits.
     pub preserved_fds: u32,
-    /// Where `start` will connect; without it the program runs at once.
-    pub start_listener: Option<OwnedFd>,
+    pub gate: Gate,
+}
+
+/// What a process that is otherwise ready waits for before it runs its program.
+#[derive(Debug)]
+pub(crate) enum Gate {
+    /// Whoever connects here: `start` does.
+    Listener(OwnedFd),
+    /// The word of its parent.
+    Parent,
+    /// Nothing.
+    Open,
 }
 
 /// A container's start.
@@ -70,7 +80,7 @@ pub(crate) struct Plan {
     pub start_container_hooks: Vec<Hook>,
     /// The state for hooks that run in the child.
     pub hook_state: String,
-    pub start_listener: Option<OwnedFd>,
+    pub gate: Gate,
     pub init: bool,
     pub process: ProcessPlan,
 }
@@ -393,7 +403,7 @@ impl Plan {
             create_container_hooks: hooks.create_container,
             start_container_hooks: hooks.start_container,
             hook_state: crate::hooks::state(input.id, "created", 0, &input.bundle.display().to_string(), spec),
-            start_listener: input.start_listener,
+            gate: input.gate,
             init: input.init,
             process: process_plan,
             rootfs,

@@ -5,7 +5,7 @@
 //!
 //! | first byte | descriptors | effect |
 //! |---|---|---|
-//! | 1 | control connection | forks a monitor, which reads on the control connection what to make, then what to start; no reply |
+//! | 1 | control connection | forks a monitor, which reads on the control connection what to make, what to start, and when; no reply |
 //! | 2 | - | replies with a fresh network namespace and a route socket inside it |
 //! | 3 | network namespace | replies with a route socket inside it |
 //! | 4, two ports | network namespace | replies with a UDP and a listening TCP socket on 127.0.0.11 inside it, on these ports if they are free, and a netfilter socket |
@@ -14,7 +14,7 @@
 
 use crate::bytes::{receive_with_fds, send_with_fds};
 use crate::error::{Error, Result, errno_of, ignore};
-use crate::monitor::{self, Log, LogFile, Opening, Start, StartRootfs, StartRuntime, encode};
+use crate::monitor::{self, Go, Log, LogFile, Opening, Start, StartRootfs, StartRuntime, encode};
 use crate::program::protected;
 use crate::{seccomp, spec};
 use naru_sys::process::{self, Fork, SingleThread};
@@ -113,7 +113,39 @@ impl Drop for Pending {
     }
 }
 
-/// Everything a container's start needs.
+/// A container that is made but for its program, or is being made. Dropped, it is taken back, which is waited for.
+#[derive(Debug)]
+pub struct Loaded(Pending);
+
+impl Loaded {
+    /// Whether it is known already that the start fails, or has failed.
+    pub fn has_failed(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let Some(control) = &self.0.0 else { return true };
+        // The monitor says nothing before it is told to go on, unless it failed.
+        poll(&mut [PollFd::new(control, PollFlags::IN)], Some(&Timespec::default())).is_ok_and(|count| count > 0)
+    }
+
+    /// Lets the program run. The connection returned is an open `Watch` connection: the first event is `Started` or
+    /// `StartFailed`.
+    pub fn start(mut self, attach: Vec<AttachStream>) -> Result<UnixStream> {
+        let go = encode(&Go { attach: attach.iter().map(|client| (client.stdin, client.stdout, client.stderr)).collect() });
+        if attach.len() > MAX_DESCRIPTORS {
+            return Err(Error::Invalid("too many clients attached before the start".into()));
+        }
+        let clients: Vec<BorrowedFd<'_>> = attach.iter().map(|client| client.socket.as_fd()).collect();
+        let control = self.0.0.take().expect("there until it is started or dropped");
+        let sent = send_frame(&control, &go, &clients);
+        drop(attach);
+        match sent {
+            // It has failed meanwhile; why, it has said before.
+            Err(Errno::PIPE | Errno::CONNRESET) | Ok(()) => Ok(control),
+            Err(errno) => Err(ended(errno)),
+        }
+    }
+}
+
+/// Everything a container's start needs but its clients.
 #[derive(Debug)]
 pub struct StartRequest {
     /// Its id.
@@ -132,8 +164,6 @@ pub struct StartRequest {
     pub stdin_once: bool,
     /// A small reaper as the first process.
     pub init: bool,
-    /// Clients attached from the first byte.
-    pub attach: Vec<AttachStream>,
     /// Who runs the container.
     pub runtime: RuntimeKind,
 }
@@ -223,14 +253,13 @@ impl Spawner {
         self.tell(&[OP_START], &[theirs.as_fd()])?;
         // Only the monitor reads it, so that its length, of labels or device rules, is no matter.
         drop(theirs);
-        ours.write_all(&encode(&opening))
-            .map_err(|error| Error::Unavailable(format!("the monitor of the container ended: {}", errno_of(&error))))?;
+        ours.write_all(&encode(&opening)).map_err(|error| ended(errno_of(&error)))?;
         Ok(Pending(Some(ours)))
     }
 
-    /// Has a monitor start the container. The connection returned is an open `Watch` connection: the first event is
-    /// `Started` or `StartFailed`.
-    pub fn start(&self, mut pending: Pending, mut request: StartRequest) -> Result<UnixStream> {
+    /// Has a monitor make the container, all but its program: its processes and mounts, where this crate runs it and no hook
+    /// has to wait for the start.
+    pub fn load(&self, pending: Pending, mut request: StartRequest) -> Result<Loaded> {
         let filter = match request.spec.linux.as_mut().and_then(|linux| linux.seccomp.take()) {
             Some(filter) if request.runtime == RuntimeKind::Native => self.seccomp.compile(&filter)?,
             Some(filter) => {
@@ -250,11 +279,6 @@ impl Spawner {
         };
         let network_namespace = request.network_namespace.is_some();
         fds.extend(request.network_namespace);
-        let attach = request.attach.iter().map(|client| (client.stdin, client.stdout, client.stderr)).collect();
-        fds.extend(request.attach.into_iter().map(|client| client.socket));
-        if fds.len() > MAX_DESCRIPTORS {
-            return Err(Error::Invalid("too many clients attached before the start".into()));
-        }
         let start = Start {
             id: request.id,
             spec: request.spec,
@@ -264,7 +288,6 @@ impl Spawner {
             open_stdin: request.open_stdin,
             stdin_once: request.stdin_once,
             init: request.init,
-            attach,
             runtime: match request.runtime {
                 RuntimeKind::Native => StartRuntime::Native,
                 RuntimeKind::External { program, args, bundle } => StartRuntime::External { program, args, bundle },
@@ -278,13 +301,9 @@ impl Spawner {
         }
         payload.extend(filter.instructions.iter().flat_map(|instruction| instruction.to_bytes()));
         let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let ended = |errno: Errno| Error::Unavailable(format!("the monitor of the container ended: {errno}"));
-        let mut control = pending.0.take().expect("there until it is started or dropped");
-        let (length, rest) = payload.split_at(LENGTH_BYTES);
-        send_with_fds(control.as_fd(), length, &borrowed).map_err(ended)?;
-        drop(fds);
-        control.write_all(rest).map_err(|error| ended(errno_of(&error)))?;
-        Ok(control)
+        let control = pending.0.as_ref().expect("there until it is started or dropped");
+        send_frame(control, &payload, &borrowed).map_err(ended)?;
+        Ok(Loaded(pending))
     }
 
     fn tell(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<()> {
@@ -307,6 +326,17 @@ impl Spawner {
             _ => Err(Error::Unavailable("the spawner's reply is not understood".into())),
         }
     }
+}
+
+fn ended(errno: Errno) -> Error {
+    Error::Unavailable(format!("the monitor of the container ended: {errno}"))
+}
+
+/// The descriptors go with the frame's length, which is sent at once or not at all.
+fn send_frame(mut control: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) -> std::result::Result<(), Errno> {
+    let (length, rest) = frame.split_at(LENGTH_BYTES);
+    send_with_fds(control.as_fd(), length, fds)?;
+    control.write_all(rest).map_err(|error| errno_of(&error))
 }
 
 impl Connection {

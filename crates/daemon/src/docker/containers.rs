@@ -28,10 +28,7 @@ pub async fn create(call: Call) -> Result<Response> {
     let created = convert::create::spec(&app, request, name, image)?;
     // `docker run --rm`: nobody makes a container that goes with its end, and wants its output, to start it some day.
     let to_start = attached && created.spec.auto_remove;
-    let answer = app.engine.create(created.spec).await?;
-    if to_start && let Ok(container) = app.engine.find(answer.id.as_str()) {
-        container.make_ready();
-    }
+    let answer = app.engine.create(created.spec, to_start).await?;
     let mut warnings = created.warnings;
     warnings.extend(answer.warnings);
     Ok(body::json(StatusCode::CREATED, &models::ContainerCreateResponse { id: answer.id.to_string(), warnings }))

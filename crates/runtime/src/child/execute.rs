@@ -6,7 +6,7 @@ use crate::handshake::ChildEnd;
 use crate::identity::{self, Rights};
 use crate::lookup::{self, errno_text};
 use crate::mounts::{self, Options};
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::{Gate, Plan, ProcessPlan};
 use naru_sys::process::{self, SingleThread};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -121,9 +121,13 @@ impl Process<'_> {
         identity::set(effective, held, 0).map_err(failed("set the capabilities"))
     }
 
-    /// With `create`, waits until `start` connects, and answers there from then on.
+    /// Waits for its parent's word, or with `create` until `start` connects, which is answered from then on.
     fn wait_for_start(&self, channel: &mut ChildEnd) -> Step {
-        let Some(listener) = self.container.and_then(|plan| plan.start_listener.as_ref()) else { return Ok(()) };
+        let listener = match self.container.map(|plan| &plan.gate) {
+            None | Some(Gate::Open) => return Ok(()),
+            Some(Gate::Parent) => return channel.wait(),
+            Some(Gate::Listener(listener)) => listener,
+        };
         channel.ready().map_err(failed("report that the container is created"))?;
         loop {
             match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {

@@ -72,11 +72,10 @@ pub(super) fn begin(
     let config = serde_json::to_vec(&start.spec).map_err(|error| StartFailure::other(format!("write config.json: {error}")))?;
     std::fs::write(runtime.bundle.join("config.json"), config).map_err(|error| io_failure("write config.json", &error))?;
     let handle = Handle { runtime, id: start.id.to_string(), directory };
-    let stdin = start.open_stdin || start.attach.iter().any(|client| client.0);
     let (stdio, ends) = if start.tty {
         (None, None)
     } else {
-        let (stdio, ends) = streams::pipes(stdin, true, true)?;
+        let (stdio, ends) = streams::pipes(start.open_stdin, true, true)?;
         (Some(stdio), Some(ends))
     };
     let begun = handle.create(stdio);

@@ -24,5 +24,5 @@ pub use protocol::{
     receive_response, send_request,
 };
 
-pub(crate) use protocol::{Log, Opening, Start, StartRootfs, StartRuntime};
+pub(crate) use protocol::{Go, Log, Opening, Start, StartRootfs, StartRuntime};
 pub(crate) use start::main;

@@ -189,12 +189,17 @@ pub(crate) struct Start {
     pub open_stdin: bool,
     pub stdin_once: bool,
     pub init: bool,
-    /// stdin, stdout, stderr of each client passed along.
-    pub attach: Vec<(bool, bool, bool)>,
     pub runtime: StartRuntime,
     /// Instructions of the compiled filter; its bytes follow the frame.
     pub seccomp_instructions: u32,
     pub seccomp_flags: u64,
+}
+
+/// The third frame, sent with the descriptors of clients: the program may run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Go {
+    /// stdin, stdout, stderr of each client passed along.
+    pub attach: Vec<(bool, bool, bool)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,18 +1,19 @@
-//! From the fork to the running container: makes the ground for it, reads the start frame, starts the container, serves.
+//! From the fork to the running container: makes the ground for it, reads the start frame, makes the container but for its
+//! program, waits for leave to run that, serves.
 
 use super::external;
 use super::files::Directory;
 use super::log::Sink;
 use super::process::{self as streams, MAIN, Phase, Process};
-use super::protocol::{Event, Opening, Start, StartRootfs, StartRuntime, encode, read_body, read_frame};
+use super::protocol::{Event, Go, Opening, Start, StartRootfs, StartRuntime, encode, read_body, read_frame};
 use super::serve::{Backend, Monitor};
 use super::sink::Subscription;
 use crate::bytes::receive_with_fds;
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result, StartFailure, errno_of, ignore};
 use crate::hooks;
-use crate::launch::{HookContext, launch};
-use crate::plan::{Input, Plan};
+use crate::launch::{HookContext, hold, launch};
+use crate::plan::{Gate, Input, Plan};
 use crate::seccomp::Program;
 use crate::spec::{NamespaceKind, Resources};
 use naru_sys::process::{self, SingleThread};
@@ -37,7 +38,7 @@ pub(crate) fn main(threads: SingleThread, control: OwnedFd) -> i32 {
     let begun = match receive(&mut control) {
         // The start has failed before it came to us, or the daemon has died.
         Ok(None) => return 0,
-        Ok(Some((start, program, fds))) => ground.and_then(|ground| begin(threads, ground, start, program, fds)),
+        Ok(Some((start, program, fds))) => ground.and_then(|ground| begin(threads, ground, start, program, fds, &mut control)),
         Err(error) => Err(error.into()),
     };
     match begun {
@@ -64,6 +65,9 @@ fn quiet() {
 fn refuse(control: &mut UnixStream, failure: StartFailure) {
     // If the daemon is gone, nobody waits for the container.
     drop(control.write_all(&encode(&Event::StartFailed { reason: failure.reason, message: failure.message })));
+    ignore(control.shutdown(std::net::Shutdown::Write));
+    // What is on its way to us would break the connection before this is read; its reader closes it.
+    drop(std::io::copy(control, &mut std::io::sink()));
 }
 
 fn receive_opening(control: &mut UnixStream) -> Result<Opening> {
@@ -71,20 +75,38 @@ fn receive_opening(control: &mut UnixStream) -> Result<Opening> {
     super::decode(&frame)
 }
 
-/// The start frame, the filter behind it and the descriptors that come with its first byte; `None` when none comes.
-fn receive(control: &mut UnixStream) -> Result<Option<(Start, Program, Vec<OwnedFd>)>> {
+/// A frame and the descriptors that come with its first byte; `None` when none comes.
+fn receive_frame<T: serde::de::DeserializeOwned>(control: &mut UnixStream) -> Result<Option<(T, Vec<OwnedFd>)>> {
     let mut length = [0; 4];
     let (count, fds) = receive_with_fds(control.as_fd(), &mut length).map_err(Error::system("receive the start request"))?;
     if count == 0 {
         return Ok(None);
     }
     control.read_exact(&mut length[count..]).map_err(Error::io("read the start request"))?;
-    let start: Start = super::decode(&read_body(control, length)?)?;
+    Ok(Some((super::decode(&read_body(control, length)?)?, fds)))
+}
+
+/// The start frame, its descriptors, and the filter behind it.
+fn receive(control: &mut UnixStream) -> Result<Option<(Start, Program, Vec<OwnedFd>)>> {
+    let Some((start, fds)) = receive_frame::<Start>(control)? else { return Ok(None) };
     let mut program = Program { instructions: Vec::with_capacity(start.seccomp_instructions as usize), flags: start.seccomp_flags };
     let mut bytes = vec![0; start.seccomp_instructions as usize * 8];
     control.read_exact(&mut bytes).map_err(Error::io("read the seccomp program"))?;
     program.instructions.extend(bytes.as_chunks::<8>().0.iter().map(|bytes| Instruction::from_bytes(*bytes)));
     Ok(Some((start, program, fds)))
+}
+
+type Clients = Vec<(OwnedFd, Subscription)>;
+
+/// Waits for leave to run the program; it comes with the clients of its streams.
+fn receive_go(control: &mut UnixStream, raw: bool) -> Result<Clients> {
+    let go = receive_frame::<Go>(control)?;
+    let (go, fds) = go.ok_or_else(|| Error::Unavailable("the start was called off".into()))?;
+    if go.attach.len() != fds.len() {
+        return Err(Error::Invalid("the start request lacks a descriptor".into()));
+    }
+    let subscription = |(stdin, stdout, stderr)| Subscription { process: MAIN, stdin, stdout, stderr, raw };
+    Ok(fds.into_iter().zip(go.attach.into_iter().map(subscription)).collect())
 }
 
 /// What a start stands on; gone again unless the container runs.
@@ -160,7 +182,6 @@ impl Drop for NewCgroup {
 struct Descriptors {
     rootfs: Option<OwnedFd>,
     network_namespace: Option<OwnedFd>,
-    clients: Vec<(OwnedFd, Subscription)>,
 }
 
 fn sort_out(start: &Start, fds: Vec<OwnedFd>) -> Result<Descriptors> {
@@ -171,11 +192,7 @@ fn sort_out(start: &Start, fds: Vec<OwnedFd>) -> Result<Descriptors> {
         StartRootfs::Path(_) => None,
     };
     let network_namespace = if start.network_namespace { Some(next()?) } else { None };
-    let mut clients = Vec::new();
-    for &(stdin, stdout, stderr) in &start.attach {
-        clients.push((next()?, Subscription { process: MAIN, stdin, stdout, stderr, raw: start.tty }));
-    }
-    Ok(Descriptors { rootfs, network_namespace, clients })
+    Ok(Descriptors { rootfs, network_namespace })
 }
 
 fn begin(
@@ -184,18 +201,20 @@ fn begin(
     mut start: Start,
     program: Program,
     fds: Vec<OwnedFd>,
+    control: &mut UnixStream,
 ) -> Result<Monitor, StartFailure> {
     let descriptors = sort_out(&start, fds)?;
     let begun = match std::mem::replace(&mut start.runtime, StartRuntime::Native) {
         StartRuntime::Native => {
             let cgroup = ground.cgroup.take().ok_or_else(|| StartFailure::other("the start request names no cgroup"))?;
-            native(threads, &mut start, program, &ground.path, cgroup, descriptors)?
+            native(threads, &mut start, program, &ground.path, cgroup, descriptors, control)?
         }
         StartRuntime::External { program, args, bundle } => {
             let runtime = external::Runtime { program, args, bundle };
+            let clients = receive_go(control, start.tty)?;
             let (main, backend) =
                 external::begin(threads, &mut start, &ground.path, descriptors.rootfs, descriptors.network_namespace, runtime)?;
-            Begun { main, backend, clients: descriptors.clients }
+            Begun { main, backend, clients }
         }
     };
     let Ground { directory, listener, log, throwaway, .. } = ground;
@@ -210,7 +229,7 @@ fn begin(
 struct Begun {
     main: Process,
     backend: Backend,
-    clients: Vec<(OwnedFd, Subscription)>,
+    clients: Clients,
 }
 
 fn native(
@@ -220,18 +239,21 @@ fn native(
     directory: &Path,
     cgroup: NewCgroup,
     descriptors: Descriptors,
+    control: &mut UnixStream,
 ) -> Result<Begun, StartFailure> {
     if let StartRootfs::Path(path) = &start.rootfs {
         start.spec.root.get_or_insert_default().path = path.display().to_string();
     }
     let bundle = directory.display().to_string();
-    let stdin = start.open_stdin || start.attach.iter().any(|client| client.0);
     let (stdio, ends) = if start.tty {
         (None, None)
     } else {
-        let (stdio, ends) = streams::pipes(stdin, true, true)?;
+        let (stdio, ends) = streams::pipes(start.open_stdin, true, true)?;
         (Some(stdio), Some(ends))
     };
+    // Hooks are told of a start that is asked for, not of one that may be.
+    let early = start.spec.hooks.is_none();
+    let clients = if early { None } else { Some(receive_go(control, start.tty)?) };
     let plan = Plan::new(Input {
         id: start.id.as_str(),
         spec: &start.spec,
@@ -244,14 +266,21 @@ fn native(
         init: start.init,
         new_keyring: true,
         preserved_fds: 0,
-        start_listener: None,
+        gate: if early { Gate::Parent } else { Gate::Open },
     })?;
     let namespaces = plan.clone_flags
         | plan.joins.iter().fold(0, |flags, (_, flag)| flags | flag)
         | if plan.new_cgroup_namespace { NamespaceKind::Cgroup.flag() } else { 0 };
     let shared_pid_namespace = plan.shared_pid_namespace;
     let context = HookContext { id: start.id.as_str(), bundle: &bundle, spec: &start.spec };
-    let launched = launch(threads, plan, stdio, &context)?;
+    let (launched, clients) = match clients {
+        Some(clients) => (launch(threads, plan, stdio, &context)?, clients),
+        None => {
+            let held = hold(threads, plan, stdio, &context)?;
+            let clients = receive_go(control, start.tty)?;
+            (held.go_on(&context)?, clients)
+        }
+    };
     let ends = match (&launched.terminal, ends) {
         (Some(terminal), _) => streams::terminal_ends(terminal, true)?,
         (None, Some(ends)) => ends,
@@ -270,7 +299,7 @@ fn native(
     let poststop_state =
         if poststop.is_empty() { String::new() } else { hooks::state(start.id.as_str(), "stopped", 0, &bundle, &start.spec) };
     let backend = Backend::Native { cgroup: cgroup.keep(), seccomp: program, namespaces, shared_pid_namespace, poststop, poststop_state };
-    Ok(Begun { main: main_process(launched.pid, launched.pidfd, launched.terminal, ends, start), backend, clients: descriptors.clients })
+    Ok(Begun { main: main_process(launched.pid, launched.pidfd, launched.terminal, ends, start), backend, clients })
 }
 
 pub(super) fn main_process(pid: i32, pidfd: OwnedFd, terminal: Option<OwnedFd>, ends: streams::Ends, start: &Start) -> Process {

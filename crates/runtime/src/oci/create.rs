@@ -10,7 +10,7 @@ use crate::child::Stdio;
 use crate::error::{Error, Result, StartFailure, errno_of, ignore};
 use crate::handshake::{ParentEnd, Word};
 use crate::launch::{HookContext, Launched, launch};
-use crate::plan::{Input, Plan};
+use crate::plan::{Gate, Input, Plan};
 use crate::spec::{NamespaceKind, Resources, Spec};
 use crate::{defaults, hooks, seccomp};
 use naru_sys::process::{self, SingleThread};
@@ -134,7 +134,7 @@ fn start_process(threads: SingleThread, spec: &mut Spec, arguments: &Arguments, 
         init: false,
         new_keyring: !arguments.has("no-new-keyring"),
         preserved_fds: arguments.number("preserve-fds")?.unwrap_or(0),
-        start_listener: Some(listen(place.directory)?),
+        gate: Gate::Listener(listen(place.directory)?),
     })?;
     let namespaces = plan.clone_flags
         | plan.joins.iter().fold(0, |flags, (_, flag)| flags | flag)

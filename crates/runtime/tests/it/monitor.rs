@@ -1,10 +1,11 @@
 //! The monitor: execs, clients, logs, and its life without a daemon.
 
-use crate::rig::{Running, cgroup_parent, directory, read_streams, read_until, shell, spawner};
+use crate::rig::{Running, cgroup_parent, command, directory, read_streams, read_until, shell, spawner};
 use naru_runtime::FailureReason;
 use naru_runtime::cgroup::Cgroup;
 use naru_runtime::monitor::{self, Event, LogFile, Request, Response};
 use naru_runtime::spawner::{Preparation, RuntimeKind, Spawner};
+use naru_types::ContainerId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -308,6 +309,47 @@ pub fn called_off() {
     }
     drop(pending);
     assert!(!cgroup.exists() && !state.join("monitor.sock").exists());
+}
+
+/// All but the program is made before it may run; called off, nothing is left of it, and a failure is known before.
+pub fn held() {
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "not {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let shared = directory("held");
+    let container = || shell("echo ran > /shared/ran; echo said").bind(&shared, "/shared", &[]);
+    // It waits for a word on the socket that its program will not have.
+    let waits = |id: &ContainerId| {
+        let pids = Cgroup::new(&format!("{}/{id}", cgroup_parent())).unwrap().pids().unwrap_or_default();
+        let receives = format!("{} ", libc::SYS_recvmsg);
+        pids.iter().any(|pid| std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|call| call.starts_with(&receives)))
+    };
+    let mut first = container();
+    let loaded = first.load();
+    until("waiting", &|| waits(&first.id));
+    assert!(!loaded.has_failed() && !shared.join("ran").exists());
+    let mut running = first.launch_loaded(loaded);
+    assert!(matches!(running.event(), Some(Event::Started { .. })));
+    assert_eq!(running.finish().stdout, "said\n");
+    assert_eq!(std::fs::read_to_string(shared.join("ran")).unwrap(), "ran\n");
+    std::fs::remove_file(shared.join("ran")).unwrap();
+
+    let mut second = container();
+    let loaded = second.load();
+    until("waiting", &|| waits(&second.id));
+    let cgroup = Cgroup::new(&format!("{}/{}", cgroup_parent(), second.id)).unwrap();
+    drop(loaded);
+    assert!(!cgroup.exists() && !second.directory.join("monitor.sock").exists() && !shared.join("ran").exists());
+
+    let mut third = command(&["/no/such/program"]);
+    let loaded = third.load();
+    until("failed", &|| loaded.has_failed());
+    let mut running = third.launch_loaded(loaded);
+    assert!(matches!(running.event(), Some(Event::StartFailed { reason: FailureReason::NotFound, .. })));
 }
 
 /// The end of a container that is not started again is told first; the end of the connection says that everything has gone.

@@ -1,7 +1,7 @@
 //! What the tests build containers with.
 
 use naru_runtime::monitor::{self, Event, ExecRequest, ExitRecord, LogFile, Request, Response};
-use naru_runtime::spawner::{AttachStream, Preparation, Rootfs, RuntimeKind, Spawner, StartRequest};
+use naru_runtime::spawner::{AttachStream, Loaded, Preparation, Rootfs, RuntimeKind, Spawner, StartRequest};
 use naru_runtime::spec::{Mount, Spec};
 use naru_runtime::{FailureReason, defaults, seccomp};
 use naru_types::ContainerId;
@@ -136,31 +136,41 @@ impl Builder {
         self
     }
 
-    /// Starts it; the first event has not been looked at.
-    pub fn launch(self) -> Running {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let attach = AttachStream { socket: theirs.into(), stdin: self.stdin, stdout: true, stderr: true };
+    /// Makes it but for its program.
+    pub fn load(&mut self) -> Loaded {
         let linux = self.spec.linux.clone().unwrap_or_default();
         let own = self.runtime == RuntimeKind::Native;
         let preparation = Preparation {
             directory: self.directory.clone(),
-            log: self.log,
+            log: self.log.take(),
             cgroup: own.then(|| (linux.cgroups_path, linux.resources.unwrap_or_default())),
             throwaway: self.throwaway,
         };
         let request = StartRequest {
             id: self.id.clone(),
-            spec: self.spec,
+            spec: self.spec.clone(),
             rootfs: Rootfs::Path(self.rootfs.clone()),
-            network_namespace: self.network,
+            network_namespace: self.network.take(),
             tty: self.tty,
             open_stdin: self.stdin,
             stdin_once: self.stdin_once,
             init: self.init,
-            attach: if self.attach { vec![attach] } else { Vec::new() },
-            runtime: self.runtime,
+            runtime: self.runtime.clone(),
         };
-        let watch = spawner().start(spawner().prepare(preparation).unwrap(), request).unwrap();
+        spawner().load(spawner().prepare(preparation).unwrap(), request).unwrap()
+    }
+
+    /// Starts it; the first event has not been looked at.
+    pub fn launch(mut self) -> Running {
+        let loaded = self.load();
+        self.launch_loaded(loaded)
+    }
+
+    /// Starts what was loaded.
+    pub fn launch_loaded(self, loaded: Loaded) -> Running {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let attach = AttachStream { socket: theirs.into(), stdin: self.stdin, stdout: true, stderr: true };
+        let watch = loaded.start(if self.attach { vec![attach] } else { Vec::new() }).unwrap();
         let cgroup = naru_runtime::cgroup::Cgroup::new(&format!("{}/{}", cgroup_parent(), self.id)).unwrap();
         Running {
             _guard: Guard(cgroup),
