@@ -73,6 +73,14 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// Another engine has the links and rules of this name.
+    #[error("the networks of {name:?} are in the hands of {holder}; give each daemon a bridge of its own (--bridge, --bip)")]
+    Claimed {
+        /// The default bridge.
+        name: String,
+        /// Name and number of the process.
+        holder: String,
+    },
     /// All ports of the range are taken.
     #[error("no free host port for {protocol} on {host} in {first}-{last}")]
     NoFreePort {
@@ -162,6 +170,7 @@ impl Error {
             Error::PortAllocated { .. } | Error::PortHeld { .. } | Error::Bind { .. } | Error::NoFreePort { .. } => ErrorKind::Internal,
             Error::PoolExhausted { .. } | Error::NoFreeSubnet => ErrorKind::Unavailable,
             Error::AddressInUse { .. } => ErrorKind::Forbidden,
+            Error::Claimed { .. } => ErrorKind::Conflict,
             Error::BadAddress { .. } | Error::Parse(_) => ErrorKind::InvalidArgument,
             Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::NoParent { .. } | Error::BadParent { .. } => ErrorKind::InvalidArgument,

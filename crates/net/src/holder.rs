@@ -65,14 +65,19 @@ fn process_with(link: &str) -> Option<String> {
         for descriptor in descriptors.flatten() {
             left = left.checked_sub(1)?;
             if std::fs::read_link(descriptor.path()).is_ok_and(|to| to == Path::new(link)) {
-                let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                // A name is whatever the program says.
-                let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
-                return Some(format!("{name} (process {pid})"));
+                return name_of(pid);
             }
         }
     }
     None
+}
+
+/// Name and number of a process.
+pub(crate) fn name_of(pid: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    // A name is whatever the program says.
+    let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
+    Some(format!("{name} (process {pid})"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 
 mod address;
 mod children;
+mod claim;
 mod conntrack;
 pub mod dns;
 mod error;
@@ -34,6 +35,7 @@ mod watch;
 
 pub use address::{IpNet, LinkName, MacAddress, Protocol};
 pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Parent};
+pub use claim::Claim;
 pub use error::{Error, Result};
 pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan, write_parameter};

@@ -18,12 +18,19 @@ pub fn network(flags: NetworkFlags, data_root: &Path) -> Result<NetworkConfig, C
     }
     let network = bridge(flags.bridge, flags.bip.as_deref())?;
     let unique_local = NetworkConfig::unique_local_of(data_root);
+    let owner = if network.bridge == "none" {
+        // Daemons without a bridge are told apart by their data.
+        format!("none-{}", &naru_types::Digest::of(data_root.as_os_str().as_encoded_bytes()).hex()[..8])
+    } else {
+        network.bridge.clone()
+    };
     let ipv6 = match &flags.fixed_cidr_v6 {
         Some(text) => Some(net("--fixed-cidr-v6", text, false)?),
         None if flags.ipv6 == Some(true) => Some(unique_local.allocate(&[], false).map_err(|error| flag_error(error.to_string()))?),
         None => None,
     };
     Ok(NetworkConfig {
+        owner,
         mtu: flags.mtu.unwrap_or(1500),
         icc: flags.icc.unwrap_or(true),
         masquerade: flags.ip_masq.unwrap_or(true),

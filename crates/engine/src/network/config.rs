@@ -11,6 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// The default bridge and what goes for all networks.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
+    /// What the links and rules of this daemon are known by; no other daemon may have the same.
+    pub owner: String,
     /// Name of the default bridge's interface; `none` for no bridge.
     pub bridge: String,
     /// Its address, the containers' gateway.
@@ -51,6 +53,7 @@ impl NetworkConfig {
     /// Docker's defaults for a bridge.
     pub fn new(bridge: String, gateway: Ipv4Addr, prefix: u8) -> Self {
         NetworkConfig {
+            owner: bridge.clone(),
             bridge,
             gateway,
             prefix,
@@ -75,11 +78,6 @@ impl NetworkConfig {
     pub fn unique_local_of(data_root: &std::path::Path) -> SubnetPools {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         unique_local(&format!("{}\n{}", machine.trim(), data_root.display()))
-    }
-
-    /// What the links and rules of this daemon are known by.
-    pub(super) fn owner(&self) -> &str {
-        &self.bridge
     }
 
     /// Addresses under which containers reach the host.

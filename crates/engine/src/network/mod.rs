@@ -32,12 +32,12 @@ use crate::events::{EventBus, ObjectKind};
 use create::Surroundings;
 use jiff::Timestamp;
 use naru_net::ports::Ports;
-use naru_net::{Firewall, LinkName, Links, Watch};
+use naru_net::{Claim, Firewall, LinkName, Links, Watch};
 use naru_runtime::spawner::{NetworkNamespace, Spawner};
 use naru_types::ContainerId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ready namespaces kept.
 const WARM: usize = 4;
@@ -45,6 +45,7 @@ const WARM: usize = 4;
 /// The networks of this daemon.
 pub struct Networks {
     config: NetworkConfig,
+    _claim: Claim,
     links: Links,
     firewall: Firewall,
     ports: Ports,
@@ -60,11 +61,14 @@ pub struct Networks {
 impl Networks {
     /// Takes up the networks of the database and makes their links; rules are written by [`Networks::restore`].
     pub(crate) fn open(config: &NetworkConfig, rows: Vec<(String, String)>) -> Result<Self> {
+        // First: links and rules of another engine must not be taken for a dead one's.
+        let claim = Claim::take(&config.owner)?;
         naru_net::enable_forwarding(false)?;
         let networks = Networks {
             config: config.clone(),
-            links: Links::open(&format!("naru {}", config.owner()))?,
-            firewall: Firewall::open(&format!("naru-{}", config.owner()), config.firewall)?,
+            _claim: claim,
+            links: Links::open(&format!("naru {}", config.owner))?,
+            firewall: Firewall::open(&format!("naru-{}", config.owner), config.firewall)?,
             ports: Ports::new(),
             entries: RwLock::default(),
             creation: tokio::sync::Mutex::default(),
@@ -342,6 +346,7 @@ impl Networks {
 
 /// Mends what others change, as long as there are networks.
 fn keep(networks: &Weak<Networks>, mut watch: Watch) {
+    let mut quarrel = Quarrel::default();
     loop {
         if let Err(error) = watch.wait() {
             let error = crate::chain(&error);
@@ -349,12 +354,50 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
             return;
         }
         let Some(networks) = networks.upgrade() else { return };
+        let mut pause = Duration::ZERO;
         match networks.firewall.repair() {
-            Ok(true) => tracing::warn!("another program changed the firewall rules of the networks; they are restored"),
+            Ok(true) => {
+                pause = quarrel.pause(Instant::now());
+                if pause.is_zero() {
+                    tracing::warn!("another program changed the firewall rules of the networks; they are restored");
+                } else {
+                    tracing::error!(
+                        ?pause,
+                        "another program changes the firewall rules of the networks again and again; they are restored"
+                    );
+                }
+            }
             Ok(false) => {}
             Err(error) => tracing::error!(error = crate::chain(&error), "cannot restore the firewall rules of the networks"),
         }
         networks.open_passages();
+        drop(networks);
+        std::thread::sleep(pause);
+    }
+}
+
+/// How often others changed our rules of late: who mends them at once every time may mend for ever, with a processor of its own.
+#[derive(Default)]
+struct Quarrel {
+    times: u32,
+    last: Option<Instant>,
+}
+
+impl Quarrel {
+    /// So many repairs in a row are nothing out of the way: some programs write their rules in several steps.
+    const TOLERATED: u32 = 10;
+    const CALM: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(5);
+
+    /// How long to wait after a repair before the next one.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let calm = self.last.is_none_or(|last| now.duration_since(last) > Self::CALM);
+        self.times = if calm { 1 } else { self.times + 1 };
+        self.last = Some(now);
+        match self.times.checked_sub(Self::TOLERATED + 1) {
+            None => Duration::ZERO,
+            Some(over) => Self::LONGEST.min(Duration::from_millis(100) * (1 << over.min(8))),
+        }
     }
 }
 
@@ -366,4 +409,20 @@ pub(crate) fn publish(events: &EventBus, entry: &Entry, action: &str, container:
         attributes.insert("container".into(), container.to_string());
     }
     events.publish(ObjectKind::Network, action, &record.id, attributes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarrel_is_slowed_down() {
+        let (mut quarrel, start) = (Quarrel::default(), Instant::now());
+        let pauses: Vec<Duration> = (0..18).map(|_| quarrel.pause(start)).collect();
+        assert!(pauses[..10].iter().all(Duration::is_zero), "{pauses:?}");
+        assert_eq!(pauses[10], Duration::from_millis(100));
+        assert!(pauses[10..].is_sorted() && pauses[17] == Quarrel::LONGEST, "{pauses:?}");
+        assert_eq!(quarrel.pause(start + Quarrel::CALM), Quarrel::LONGEST);
+        assert_eq!(quarrel.pause(start + Quarrel::CALM * 3), Duration::ZERO);
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod children;
+mod claim;
 mod cycles;
 mod dns;
 mod firewall;

@@ -230,3 +230,22 @@ fn a_full_disk_loses_no_container() {
     daemon.until("there is space again", || daemon.run(&["run", "--rm", BOX, "echo", "fine"]).out == "fine\n");
     remove_all(&daemon);
 }
+
+/// Two daemons that both mend the same rules would do so for ever, each against the other.
+#[test]
+fn a_second_daemon_on_a_bridge_is_refused() {
+    let daemon = Daemon::start();
+    let name = daemon.ok(&["run", "-d", BOX, "sleep", "1000"]);
+    let place = |part: &str| daemon.root.join(format!("second-{part}")).display().to_string();
+    let mut second = Command::new(naru_e2e::program());
+    second.args(["daemon", "--config-file", "/dev/null", "-H", &format!("unix://{}", place("s")), "--bip", "10.252.7.1/24"]);
+    second.args(["--data-root", &place("d"), "--exec-root", &place("e"), "--pidfile", &place("p"), "--bridge", &daemon.bridge()]);
+    let refused = second.stdin(std::process::Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && text.contains(&daemon.bridge()) && text.contains("--bridge"), "{text}");
+    // What it found it has left alone.
+    daemon.ok(&["exec", &name, "ip", "route", "get", "192.0.2.1"]);
+    daemon.ok(&["run", "--rm", BOX, "true"]);
+    daemon.ok(&["rm", "-f", &name]);
+    daemon.until_clean();
+}
