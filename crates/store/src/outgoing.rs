@@ -7,11 +7,12 @@
 use crate::deflate::gzip;
 use crate::error::{At, Error, Result};
 use crate::index::{ImageRecord, LayerBlob};
-use crate::ingest::Pins;
+use crate::ingest::{Ingest, Pins};
 use crate::manifest::{self, OCI_LAYER};
 use crate::store::Store;
 use crate::stream::Hashing;
 use naru_types::Digest;
+use std::cmp::Reverse;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -65,35 +66,37 @@ impl Store {
         ready: &mut dyn FnMut(&LayerBlob),
     ) -> Result<ImageRecord> {
         let ingest = self.ingest()?;
-        let mut layers = Vec::new();
-        let mut take = |layer: LayerBlob| {
-            ready(&layer);
-            layers.push(layer);
-        };
-        for layer in &record.layers {
-            if layer.is_compressed() {
-                take(LayerBlob { media_type: manifest::oci_layer_type(&layer.media_type), ..layer.clone() });
-                continue;
-            }
-            let known = pins.pin(|index| {
-                let all = index.images.values().flat_map(|image| &image.record.layers).chain(index.arrived.values());
-                let found = all.filter(|other| other.diff_id == layer.diff_id && other.is_compressed()).min_by_key(|other| &other.digest);
-                (found.iter().map(|other| other.digest.clone()).collect(), found.cloned())
-            });
-            take(match known {
-                Some(known) => LayerBlob { media_type: manifest::oci_layer_type(&known.media_type), ..known },
-                None => {
-                    let path = ingest.spool_path();
-                    let (digest, size) = self.compress(&layer.digest, &path)?;
-                    let blob = LayerBlob { diff_id: layer.diff_id.clone(), digest, size, media_type: format!("{OCI_LAYER}+gzip") };
-                    ingest.adopt(&path, &blob)?;
-                    blob
-                }
-            });
+        let mut layers = record.layers.clone();
+        // What can go goes first, and of what has to be compressed the largest: its way takes the longest.
+        let mut order: Vec<usize> = (0..layers.len()).collect();
+        order.sort_by_key(|at| Some(&layers[*at]).filter(|layer| !layer.is_compressed()).map(|layer| Reverse(layer.size)));
+        for at in order {
+            layers[at] = self.compressed(&layers[at], &ingest, pins)?;
+            ready(&layers[at]);
         }
         let manifest = manifest::compose(id, self.read_metadata(id)?.len() as u64, &layers);
         pins.pin(|_| (layers.iter().map(|layer| layer.digest.clone()).chain([Digest::of(&manifest)]).collect(), ()));
         ingest.recompose(id, manifest, layers)
+    }
+
+    /// The layer as it travels.
+    fn compressed(self: &Arc<Self>, layer: &LayerBlob, ingest: &Ingest, pins: &Pins) -> Result<LayerBlob> {
+        if layer.is_compressed() {
+            return Ok(LayerBlob { media_type: manifest::oci_layer_type(&layer.media_type), ..layer.clone() });
+        }
+        let known = pins.pin(|index| {
+            let all = index.images.values().flat_map(|image| &image.record.layers).chain(index.arrived.values());
+            let found = all.filter(|other| other.diff_id == layer.diff_id && other.is_compressed()).min_by_key(|other| &other.digest);
+            (found.iter().map(|other| other.digest.clone()).collect(), found.cloned())
+        });
+        if let Some(known) = known {
+            return Ok(LayerBlob { media_type: manifest::oci_layer_type(&known.media_type), ..known });
+        }
+        let path = ingest.spool_path();
+        let (digest, size) = self.compress(&layer.digest, &path)?;
+        let blob = LayerBlob { diff_id: layer.diff_id.clone(), digest, size, media_type: format!("{OCI_LAYER}+gzip") };
+        ingest.adopt(&path, &blob)?;
+        Ok(blob)
     }
 
     /// Writes the gzip of a plain blob to `path`.
