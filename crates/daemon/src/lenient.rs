@@ -43,6 +43,13 @@ impl<S> Lenient<S> {
         Lenient { stream, state: State::Head(Vec::new()), ready: Vec::new(), given: 0 }
     }
 
+    /// The connection, and what was read of it and not given yet.
+    pub fn into_parts(mut self) -> (S, Vec<u8>) {
+        self.end();
+        self.ready.drain(..self.given);
+        (self.stream, self.ready)
+    }
+
     /// Takes bytes of the stream in and makes `ready` of them what can be.
     fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {

@@ -7,7 +7,7 @@
 //! - [`btrfs`] has subvolumes and their snapshots
 //! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
 //! - [`memory`] gives memory back, which the per-container monitor needs to stay small
-//! - [`net`] sets up the loopback interface of a fresh network namespace
+//! - [`net`] sets up the loopback interface of a fresh network namespace, and more of sockets
 //! - [`xtables`] reads and replaces tables of iptables-legacy
 
 #![allow(unsafe_code, reason = "system calls; every block states the invariant that makes it sound")]

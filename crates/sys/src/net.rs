@@ -1,4 +1,5 @@
-//! The loopback interface of a fresh network namespace; datagrams and the address of this host they were sent to.
+//! The loopback interface of a fresh network namespace; datagrams and the address of this host they were sent to; what the
+//! other end of a local connection has not read yet.
 
 use crate::{check, last_errno};
 use rustix::io::Errno;
@@ -22,6 +23,16 @@ pub fn loopback_up() -> Result<(), Errno> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: `request` is the structure that SIOCSIFFLAGS takes and lives across the call.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } as libc::c_long).map(drop)
+}
+
+/// Whether the other end of a unix socket has not read yet all that was sent (SIOCOUTQ).
+pub fn is_unread(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the ioctl writes one int, which lives across the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) } as libc::c_long)?;
+    // The memory of what is unread; one byte is held while the kernel tells of the last reading, so that whoever it wakes
+    // may still see that.
+    Ok(count > 1)
 }
 
 /// Asks the kernel to tell with each datagram to which address of this host it was sent, see [`receive`].

@@ -7,15 +7,20 @@
 use super::body::{self, Response};
 use super::error::{ApiError, Result};
 use super::{Call, logs};
+use crate::lenient::Lenient;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use naru_api::version::ApiVersion;
 use naru_engine::container::Streams;
 use std::future::Future;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, WriteHalf};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
@@ -97,9 +102,7 @@ pub struct Wire {
     pub version: ApiVersion,
 }
 
-/// Where the stream comes from: it is opened when the client has its answer, as Docker does. Were it the other way round,
-/// the first output could reach the client together with the headers, which some clients (docker-py) lose. A failure is
-/// told in the stream.
+/// Where the stream comes from: it is opened when the client has its answer, as Docker does. A failure is told in the stream.
 pub type Opening = std::pin::Pin<Box<dyn Future<Output = std::result::Result<StdUnixStream, String>> + Send>>;
 
 async fn open(opening: Opening, tty: bool) -> std::result::Result<UnixStream, Bytes> {
@@ -155,17 +158,18 @@ pub fn carry(
     }
     tokio::spawn(async move {
         match wire.upgrade.await {
-            Ok(client) => {
-                let (reader, mut writer) = tokio::io::split(TokioIo::new(client));
-                match open(opening, carriage.tty).await {
-                    Ok(stream) => pump(reader, writer, stream, before, carriage, ended, detached).await,
-                    Err(message) => {
-                        // The client may have gone meanwhile.
-                        writer.write_all(&message).await.ok();
-                        writer.shutdown().await.ok();
-                    }
+            Ok(client) => match client.downcast::<TokioIo<Lenient<UnixStream>>>() {
+                Ok(parts) => {
+                    let (client, read) = parts.io.into_inner().into_parts();
+                    let early = std::io::Cursor::new([&*parts.read_buf, &read].concat());
+                    let (reader, writer) = client.into_split();
+                    take_over(early.chain(reader), writer, opening, before, carriage, ended, detached).await;
                 }
-            }
+                Err(client) => {
+                    let (reader, writer) = tokio::io::split(TokioIo::new(client));
+                    take_over(reader, writer, opening, before, carriage, ended, detached).await;
+                }
+            },
             Err(error) => tracing::debug!(%error, "the client left before the stream began"),
         }
     });
@@ -177,10 +181,67 @@ pub fn carry(
     response
 }
 
+/// The way to a client.
+trait Way: AsyncWrite + Unpin {
+    /// Waits until the client has read what was sent, where the kernel knows. Output that reaches a client together with the
+    /// answer's head is lost where it reads heads through a buffer and the rest from the socket, as docker-py does.
+    fn read(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Way for OwnedWriteHalf {
+    async fn read(&self) {
+        let socket: &UnixStream = self.as_ref();
+        let is_unread = || naru_sys::net::is_unread(socket.as_fd()).unwrap_or(false);
+        if !is_unread() {
+            return;
+        }
+        // A registration of its own: what is forgotten of this one, who writes would wait for in vain.
+        let watched = socket
+            .as_fd()
+            .try_clone_to_owned()
+            .and_then(|copy| AsyncFd::register_with_interest(copy, Interest::WRITABLE).map_err(std::io::Error::from));
+        let Ok(watched) = watched else { return };
+        while let Ok(mut ready) = watched.writable().await {
+            // In this order: a client that reads after the question makes the socket writable anew.
+            ready.clear_ready();
+            if !is_unread() {
+                return;
+            }
+        }
+    }
+}
+
+impl Way for WriteHalf<TokioIo<Upgraded>> {
+    fn read(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+}
+
+/// Opens the stream and carries it, or tells why there is none.
+async fn take_over(
+    reader: impl AsyncRead + Unpin,
+    mut writer: impl Way,
+    opening: Opening,
+    before: Vec<Bytes>,
+    carriage: Carriage,
+    ended: impl Future<Output = ()>,
+    detached: impl FnOnce(),
+) {
+    match open(opening, carriage.tty).await {
+        Ok(stream) => pump(reader, writer, stream, before, carriage, ended, detached).await,
+        Err(message) => {
+            writer.read().await;
+            // The client may have gone meanwhile.
+            writer.write_all(&message).await.ok();
+            writer.shutdown().await.ok();
+        }
+    }
+}
+
 /// Carries bytes both ways until the output ends or the client detaches.
 async fn pump(
     mut reader: impl AsyncRead + Unpin,
-    mut writer: impl AsyncWrite + Unpin,
+    mut writer: impl Way,
     stream: UnixStream,
     before: Vec<Bytes>,
     carriage: Carriage,
@@ -220,6 +281,7 @@ async fn pump(
         std::future::pending::<bool>().await
     };
     let outward = async {
+        writer.read().await;
         for chunk in before {
             if writer.write_all(&chunk).await.is_err() {
                 return;

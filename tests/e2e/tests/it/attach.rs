@@ -235,3 +235,28 @@ fn the_daemon_knows_the_keys_too_and_keeps_what_was_typed_before() {
     }
     daemon.ok(&["rm", "-f", &name]);
 }
+
+/// docker-py reads an answer's head through a buffer and what follows from the socket: what comes with the head is lost to it.
+#[test]
+fn output_does_not_come_with_the_head_of_the_answer() {
+    let daemon = shared();
+    let name = daemon.ok(&["run", "-d", BOX, "sleep", "1000"]);
+    let (_, made) = daemon.api("POST", &format!("/containers/{name}/exec"), Some(r#"{"Cmd": ["echo", "word"], "AttachStdout": true}"#));
+    let exec = serde_json::from_str::<serde_json::Value>(&made).unwrap()["Id"].as_str().unwrap().to_owned();
+    let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket()).unwrap();
+    let body = r#"{"Detach": false}"#;
+    let head = "Host: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json";
+    write!(stream, "POST /exec/{exec}/start HTTP/1.1\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    // The process and its output have come and gone before anything is read.
+    daemon.until("the exec has ended", || {
+        daemon.api("GET", &format!("/exec/{exec}/json"), None).1.contains(r#""Running":false,"ExitCode":0"#)
+    });
+    let mut buffer = [0; 4096];
+    let count = stream.read(&mut buffer).unwrap();
+    let answer = String::from_utf8_lossy(&buffer[..count]);
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"\x01\0\0\0\0\0\0\x05word\n");
+    daemon.ok(&["rm", "-f", &name]);
+}
