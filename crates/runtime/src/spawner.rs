@@ -495,6 +495,7 @@ impl Server {
         process::unshare(self.threads, libc::CLONE_NEWNET as u64)?;
         let result = (|| {
             naru_sys::net::loopback_up()?;
+            free_for_all_users()?;
             Ok(vec![own_network_namespace()?, open_route_socket()?])
         })();
         self.return_home();
@@ -509,6 +510,16 @@ impl Server {
         self.return_home();
         result
     }
+}
+
+/// Docker's parameters of a container's own network: any user of it may listen on ports below 1024 and may ping, without
+/// capabilities. Set here and not by the container's specification, because here nobody waits for it.
+fn free_for_all_users() -> std::result::Result<(), Errno> {
+    for (parameter, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
+        let file = rustix::fs::open(format!("/proc/sys/net/ipv4/{parameter}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&file, value.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn own_network_namespace() -> std::result::Result<OwnedFd, Errno> {
