@@ -101,7 +101,7 @@ pub(crate) fn interface(family: u8, index: u32, up: bool) -> Vec<u8> {
 
 /// Keeps the kernel from giving a link an address by itself: networks without IPv6 must have none, and where there is
 /// IPv6 the link-local address comes without the second that duplicate detection takes. The kernel takes this for a
-/// link that is there only, and for one with IPv6 at all.
+/// link that is there only, and for one with IPv6 at all, which none with an MTU below 1280 has.
 pub(crate) fn without_own_ipv6(batch: &mut Batch, name: &str) {
     static KERNEL_HAS_IPV6: LazyLock<bool> = LazyLock::new(|| std::path::Path::new("/proc/sys/net/ipv6").exists());
     if *KERNEL_HAS_IPV6 {
@@ -110,6 +110,7 @@ pub(crate) fn without_own_ipv6(batch: &mut Batch, name: &str) {
         batch.nest(ifla::AF_SPEC, |b| {
             b.nest(AF_INET6.into(), |b| b.attribute(ifla::INET6_ADDR_GEN_MODE, &[GEN_MODE_NONE]));
         });
+        batch.or_refused(Errno::AFNOSUPPORT);
     }
 }
 
