@@ -122,7 +122,10 @@ impl NetRate {
 pub fn mac(text: &str) -> Parsed<String> {
     let separator = if text.contains('-') { '-' } else { ':' };
     let parts: Vec<&str> = text.split(separator).collect();
-    let fine = parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+    let hexadecimal = |part: &str, length| part.len() == length && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let groups: Vec<&str> = text.split('.').collect();
+    let fine = parts.len() == 6 && parts.iter().all(|part| hexadecimal(part, 2))
+        || groups.len() == 3 && groups.iter().all(|group| hexadecimal(group, 4));
     if fine { Ok(text.to_owned()) } else { Err(format!("{text} is not a valid mac address")) }
 }
 

@@ -261,6 +261,9 @@ fn networking(flags: &ContainerFlags) -> Parsed<(NetworkingConfig, String)> {
     if attachments.is_empty() {
         attachments.push(Attachment { target: "default".to_owned(), ..Attachment::default() });
     }
+    if attachments.iter().any(|attachment| attachment.target.is_empty()) {
+        return Err("no name set for network".to_owned());
+    }
     let several = attachments.len() > 1;
     let user_defined = |target: &str| !matches!(target, "default" | "bridge" | "host" | "none") && !target.starts_with("container:");
     if several

@@ -58,6 +58,10 @@ pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Res
         Some(path) if !path.is_empty() => Some(IdFile::new(path)?),
         _ => None,
     };
+    let local = |dns: &&String| dns.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if let Some(dns) = assembled.host.dns.iter().flatten().find(local) {
+        crate::output::error_line(&format!("WARNING: Localhost DNS ({dns}) may fail in containers."));
+    }
     let image = assembled.config.image.clone();
     let platform = flags.platform.clone().or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok()).unwrap_or_default();
     if !platform.is_empty() {

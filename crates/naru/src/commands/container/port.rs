@@ -21,7 +21,8 @@ async fn run(cx: Cx, options: Names) -> Result<i32> {
     let address = |ip: &str, port: &str| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
     let mut lines = Vec::new();
     if let Some(wanted) = options.args.get(1) {
-        let (port, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+        let (port, protocol) =
+            wanted.split_once('/').filter(|(_, protocol)| !protocol.is_empty()).unwrap_or((wanted.trim_end_matches('/'), "tcp"));
         if port.parse::<u16>().is_err() {
             return Err(Failure::message(format!("Error: invalid port ({port}): strconv.ParseUint: parsing {port:?}: invalid syntax")));
         }
@@ -31,17 +32,13 @@ async fn run(cx: Cx, options: Names) -> Result<i32> {
         }
         lines.extend(bindings.iter().map(|binding| address(&binding.host_ip, &binding.host_port)));
     } else {
-        let mut sorted: Vec<_> = ports.iter().collect();
-        sorted.sort_by_key(|(port, _)| {
-            let (number, protocol) = port.split_once('/').unwrap_or((port, ""));
-            (number.parse::<u16>().unwrap_or(0), protocol.to_owned())
-        });
-        for (port, bindings) in sorted {
+        for (port, bindings) in ports {
             for binding in bindings.as_deref().unwrap_or_default() {
                 lines.push(format!("{port} -> {}", address(&binding.host_ip, &binding.host_port)));
             }
         }
     }
+    lines.sort_by(|a, b| crate::commands::natural(a, b));
     crate::output::write(lines.iter().map(|line| format!("{line}\n")).collect::<String>().as_bytes())?;
     Ok(0)
 }
