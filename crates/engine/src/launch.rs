@@ -321,7 +321,8 @@ pub(crate) fn hostname(view: &View) -> String {
 pub(crate) fn running_pid(engine: &Inner, reference: &str, what: &str) -> Result<(ContainerId, i32)> {
     let other = engine.find(reference)?;
     let pid = other.view().state.pid();
-    let pid = pid.ok_or_else(|| EngineError::conflict(format!("cannot join {what} of a non running container: {}", other.id)))?;
+    let pid =
+        pid.ok_or_else(|| EngineError::conflict(format!("failed to join {what} namespace: container {} is not running", other.id)))?;
     Ok((other.id.clone(), pid))
 }
 

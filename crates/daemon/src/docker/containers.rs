@@ -6,6 +6,7 @@ use super::{Call, convert};
 use http::StatusCode;
 use naru_api::filters::Filters;
 use naru_api::models;
+use naru_api::version::ApiVersion;
 use naru_engine::container::{StopOptions, View};
 use naru_engine::events::ObjectKind;
 use naru_engine::phase::Phase;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// `POST /containers/create`.
 pub async fn create(call: Call) -> Result<Response> {
     let platform = call.query.get("platform").unwrap_or_default().to_owned();
-    let (app, query) = (Arc::clone(&call.app), call.query.clone());
+    let (app, query, version) = (Arc::clone(&call.app), call.query.clone(), call.version);
     // Read first: a client that is answered while it still sends reports a broken connection instead of the answer.
     let (headers, body) = call.into_body();
     let request: models::ContainerCreateRequest = body::read_json(&headers, body).await?;
@@ -25,12 +26,17 @@ pub async fn create(call: Call) -> Result<Response> {
     };
     let image = convert::image::find_for_create(&app, &request.image, &platform).await?;
     let attached = request.attach_stdout || request.attach_stderr;
+    let has_old_mac = version >= ApiVersion::new(1, 44) && !request.mac_address.is_empty();
     let created = convert::create::spec(&app, request, name, image)?;
     // `docker run --rm`: nobody makes a container that goes with its end, and wants its output, to start it some day.
     let to_start = attached && created.spec.auto_remove;
     let answer = app.engine.create(created.spec, to_start).await?;
     let mut warnings = created.warnings;
     warnings.extend(answer.warnings);
+    if has_old_mac {
+        warnings
+            .push("The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig instead.".to_owned());
+    }
     Ok(body::json(StatusCode::CREATED, &models::ContainerCreateResponse { id: answer.id.to_string(), warnings }))
 }
 

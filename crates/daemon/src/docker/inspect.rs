@@ -31,6 +31,9 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
     if config.hostname.is_empty() {
         config.hostname = view.id.short().to_owned();
     }
+    if let Some(mac) = spec.network.attachments.first().and_then(|own| own.mac) {
+        config.mac_address = networks::mac_text(&mac);
+    }
     host.links = links(app, view);
     let run = app.engine.run_directory(&view.id);
     let file = |name: &str| run.join(name).to_string_lossy().into_owned();

@@ -247,10 +247,11 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["build", "prune"] if post => body::ok(&naru_api::models::BuildPruneReport::default()),
         ["networks", "create"] if post => networks::create(call).await?,
         ["networks", "prune"] if post => networks::prune(&call).await?,
-        ["networks", id, "connect"] if post => networks::connect(call, id).await?,
-        ["networks", id, "disconnect"] if post => networks::disconnect(call, id).await?,
-        ["networks", id] if get => networks::inspect(&call, id)?,
-        ["networks", id] if delete => networks::remove(&call, id).await?,
+        // A network's name may have slashes, which clients send as they are.
+        ["networks", id @ .., "connect"] if post && !id.is_empty() => networks::connect(call, &id.join("/")).await?,
+        ["networks", id @ .., "disconnect"] if post && !id.is_empty() => networks::disconnect(call, &id.join("/")).await?,
+        ["networks", id @ ..] if get => networks::inspect(&call, &id.join("/"))?,
+        ["networks", id @ ..] if delete && !id.is_empty() => networks::remove(&call, &id.join("/")).await?,
 
         // Naru's own: Docker has nothing like it.
         ["store", "check"] if post => store::check(&call).await?,

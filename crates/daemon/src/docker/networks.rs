@@ -15,7 +15,7 @@ use naru_engine::network::{Endpoint, Entry, Network, NetworkRequest, Place, Subn
 use naru_engine::phase::Phase;
 use naru_engine::spec::{Attachment, NetworkMode};
 use naru_net::IpNet;
-use naru_types::Digest;
+use naru_types::{Digest, ErrorKind};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub fn names(view: &View) -> Vec<&str> {
     network.predefined().into_iter().chain(attachments).collect()
 }
 
-fn mac_text(mac: &[u8; 6]) -> String {
+/// A hardware address as text.
+pub fn mac_text(mac: &[u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
@@ -98,7 +99,11 @@ pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
         return models::NetworkSettings::default();
     }
     if let Some(name) = view.spec.network.predefined() {
-        list.insert(name.to_owned(), endpoint_settings(view, &Attachment::default(), predefined_id(name), None));
+        let mut settings = endpoint_settings(view, &Attachment::default(), predefined_id(name), None);
+        if view.state.is_running() {
+            settings.endpoint_id = predefined_endpoint(view, name);
+        }
+        list.insert(name.to_owned(), settings);
     }
     for attachment in &view.spec.network.attachments {
         let entry = networks.find(&attachment.network).ok();
@@ -177,6 +182,9 @@ pub fn ports(view: &View) -> Vec<models::Port> {
 fn wire(call: &Call, entry: &Entry, detail: bool) -> models::Network {
     let Network { id, name, driver, .. } = &entry.record;
     let record = &entry.record;
+    // Those that were asked for come first, as in Docker.
+    let mut subnets: Vec<_> = record.subnets.iter().collect();
+    subnets.sort_by_key(|subnet| !subnet.chosen);
     let mut network = models::Network {
         name: name.clone(),
         id: id.clone(),
@@ -188,8 +196,8 @@ fn wire(call: &Call, entry: &Entry, detail: bool) -> models::Network {
         enable_ipv6: record.ipv6,
         ipam: models::Ipam {
             driver: "default".into(),
-            options: if record.is_predefined() { None } else { Some(record.ipam_options.clone()) },
-            config: Some(record.subnets.iter().map(ipam_config).collect::<Vec<_>>())
+            options: record.ipam_options.clone(),
+            config: Some(subnets.into_iter().map(ipam_config).collect::<Vec<_>>())
                 .filter(|list| !list.is_empty() || !record.is_predefined()),
         },
         internal: record.internal,
@@ -238,8 +246,17 @@ fn containers(call: &Call, entry: &Entry) -> BTreeMap<String, models::NetworkCon
     };
     let views = call.app.engine.containers();
     let on = views.iter().filter(|view| view.spec.network.predefined() == Some(predefined) && view.state.is_running());
-    on.map(|view| (view.id.to_string(), models::NetworkContainer { name: view.name.clone(), ..models::NetworkContainer::default() }))
-        .collect()
+    let one = |view: &Arc<View>| models::NetworkContainer {
+        name: view.name.clone(),
+        endpoint_id: predefined_endpoint(view, predefined),
+        ..models::NetworkContainer::default()
+    };
+    on.map(|view| (view.id.to_string(), one(view))).collect()
+}
+
+/// On `host` and `none` there is nothing but a name for being there.
+fn predefined_endpoint(view: &View, network: &str) -> String {
+    Digest::of(format!("{} {network}", view.id).as_bytes()).hex()
 }
 
 /// `GET /networks`.
@@ -300,18 +317,24 @@ pub async fn create(call: Call) -> Result<Response> {
     let (headers, body) = call.into_body();
     let request: models::NetworkCreateRequest = body::read_json(&headers, body).await?;
     if request.ingress {
-        return Err(ApiError::invalid("Ingress network can only be global scope network: it belongs to a swarm, and this node is in none"));
+        return Err(ApiError::new(
+            ErrorKind::Forbidden,
+            "Ingress network can only be global scope network: it belongs to a swarm, and this node is in none",
+        ));
     }
     if !matches!(request.scope.as_str(), "" | "local") {
-        return Err(ApiError::invalid(format!(
-            "cannot create a swarm scoped network when swarm is not active: network scope {:?} is not built in",
-            request.scope
-        )));
+        return Err(ApiError::new(
+            ErrorKind::Forbidden,
+            format!("cannot create a swarm scoped network when swarm is not active: network scope {:?} is not built in", request.scope),
+        ));
     }
-    check_configuration(&app, &request)?;
+    check_configuration(&request)?;
     let ipam = request.ipam.unwrap_or_default();
     let driver_options = app.engine.networks().config().default_options.clone();
-    let mut options = driver_options.get(if request.driver.is_empty() { "bridge" } else { &request.driver }).cloned().unwrap_or_default();
+    let config_from = request.config_from.unwrap_or_default().network;
+    let driver = if request.driver.is_empty() { "bridge" } else { &request.driver };
+    // The options of a network that takes its configuration from another are that one's.
+    let mut options = driver_options.get(driver).filter(|_| config_from.is_empty()).cloned().unwrap_or_default();
     options.extend(request.options.unwrap_or_default());
     let entry = app
         .engine
@@ -322,11 +345,11 @@ pub async fn create(call: Call) -> Result<Response> {
             ipv6: request.enable_ipv6,
             subnets: ipam.config.unwrap_or_default().iter().map(subnet_request).collect::<Result<_>>()?,
             ipam_driver: ipam.driver,
-            ipam_options: ipam.options.unwrap_or_default(),
+            ipam_options: ipam.options,
             internal: request.internal,
             attachable: request.attachable,
             config_only: request.config_only,
-            config_from: request.config_from.unwrap_or_default().network,
+            config_from,
             options,
             labels: request.labels.unwrap_or_default(),
         })
@@ -334,22 +357,14 @@ pub async fn create(call: Call) -> Result<Response> {
     Ok(body::json(StatusCode::CREATED, &models::NetworkCreateResponse { id: entry.record.id.clone(), warning: String::new() }))
 }
 
-/// What Docker says of networks that take their configuration from another.
-fn check_configuration(app: &App, request: &models::NetworkCreateRequest) -> Result<()> {
-    let Some(from) = request.config_from.as_ref().map(|from| &from.network).filter(|name| !name.is_empty()) else { return Ok(()) };
-    let kind = naru_types::ErrorKind::Forbidden;
-    if request.config_only {
-        return Err(ApiError::new(kind, "a configuration network cannot depend on another configuration network"));
-    }
-    if request.labels.as_ref().is_some_and(|labels| !labels.is_empty()) {
+/// A configuration for others says nothing of what a network is to its host.
+fn check_configuration(request: &models::NetworkCreateRequest) -> Result<()> {
+    if request.config_only && (request.internal || request.attachable || !request.scope.is_empty()) {
         return Err(ApiError::new(
-            kind,
-            "user specified configurations are not supported if the network depends on a configuration network",
+            ErrorKind::Forbidden,
+            "configuration network can only contain network specific fields. Network operator fields like \
+             [ ingress | internal | attachable | scope ] are not supported.",
         ));
-    }
-    if app.engine.networks().find(from).is_err() {
-        let text = format!("configuration network {from:?} does not exist");
-        return Err(ApiError::new(naru_types::ErrorKind::NotFound, text));
     }
     Ok(())
 }
@@ -359,6 +374,9 @@ fn subnet_request(config: &models::IpamConfig) -> Result<SubnetRequest> {
         let wrong = |_| ApiError::invalid(format!("invalid network config:\ninvalid {what} {text}: invalid CIDR block notation"));
         if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(wrong) }
     };
+    if config.subnet.is_empty() {
+        return Err(ApiError::invalid("invalid network config:\ninvalid subnet : invalid CIDR block notation"));
+    }
     let address = |what: &str, text: &str| -> Result<IpAddr> {
         text.parse().map_err(|_| ApiError::invalid(format!("invalid network config:\ninvalid {what} {text}: invalid address")))
     };
@@ -391,6 +409,7 @@ pub async fn connect(call: Call, id: &str) -> Result<Response> {
     let (headers, body) = call.into_body();
     let request: models::NetworkConnectRequest = body::read_json(&headers, body).await?;
     check_named(&request.container)?;
+    app.engine.find(&request.container)?;
     let entry = app.engine.networks().find(id)?;
     let settings = request.endpoint_config.unwrap_or_default();
     if entry.record.is_predefined() && settings.aliases.as_ref().is_some_and(|aliases| !aliases.is_empty()) {
@@ -429,14 +448,14 @@ fn check_connected(app: &Arc<App>, id: &str, container: &str) -> Result<()> {
         return Ok(());
     }
     let Ok(found) = app.engine.find(container) else {
-        return Err(ApiError::new(naru_types::ErrorKind::NotFound, format!("endpoint {container} not found")));
+        return Err(ApiError::new(ErrorKind::NotFound, format!("endpoint {container} not found")));
     };
     let view = found.view();
     if view.spec.network.attachments.iter().any(|attachment| attachment.network == entry.record.name) || entry.record.is_predefined() {
         return Ok(());
     }
     let text = format!("container {} is not connected to network {}", view.id, entry.record.name);
-    Err(ApiError::new(naru_types::ErrorKind::Forbidden, text))
+    Err(ApiError::new(ErrorKind::Forbidden, text))
 }
 
 /// `POST /networks/prune`: those of the user's that no running container is on.
@@ -445,7 +464,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
     filters.validate(&["label", "label!", "until"])?;
     let until = time::until_filter(&filters)?;
     let Ok(_guard) = call.app.pruning.try_lock() else {
-        return Err(ApiError::new(naru_types::ErrorKind::Conflict, "a prune operation is already running"));
+        return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
     };
     let mut deleted = Vec::new();
     for entry in call.app.engine.networks().list() {

@@ -17,11 +17,11 @@ impl Actor {
         if network.record.driver == Driver::Null {
             return self.turn_none(network, "connect").await;
         }
+        network.check_addresses(&attachment.addresses)?;
         if self.position(network).is_some() {
             let text = format!("endpoint with name {} already exists in network {name}", self.view.name);
             return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
         }
-        network.check_addresses(&attachment.addresses)?;
         network::endpoint::EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
         let mut changed = (*self.view.spec).clone();
         changed.network.attachments.push(attachment.clone());
@@ -44,7 +44,7 @@ impl Actor {
         let id = &network.record.id;
         if network.record.driver == Driver::Host && self.view.spec.network.mode == NetworkMode::Host {
             return Err(EngineError::conflict(
-                "container cannot be disconnected from host network - container was created in host network mode",
+                "cannot disconnect container from host network - container was created in host network mode",
             ));
         }
         if network.record.driver == Driver::Null && self.view.spec.network.is_on_none() {
@@ -149,10 +149,9 @@ impl Actor {
 fn check_mode(spec: &NetworkSpec, driver: Driver) -> Result<()> {
     let forbidden = |text: &str| Err(EngineError::Denied { text: text.into(), kind: naru_types::ErrorKind::Forbidden });
     match (&spec.mode, driver) {
-        (NetworkMode::Container(_), _) => {
+        (NetworkMode::Container(_) | NetworkMode::Host, _) => {
             forbidden("container sharing network namespace with another container or host cannot be connected to any other network")
         }
-        (NetworkMode::Host, _) => forbidden("container cannot be connected to multiple networks with one of the networks in host mode"),
         (_, Driver::Host) => forbidden("cannot connect container to host network - container must be created in host network mode"),
         _ if spec.is_on_none() || driver == Driver::Null && !spec.attachments.is_empty() => {
             forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode")

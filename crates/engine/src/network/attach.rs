@@ -11,11 +11,10 @@ use super::{Driver, Networks};
 use crate::Inner;
 use crate::container::View;
 use crate::error::{EngineError, Result};
-use crate::launch::running_pid;
 use crate::spec::{Attachment, ContainerSpec, NetworkMode};
 use naru_net::{ChildKind, ChildPlan, IpNet, LinkName, Links, MacAddress, VethPlan, dns, resolv};
 use naru_runtime::spawner::{NetworkNamespace, Spawner};
-use naru_types::ContainerId;
+use naru_types::{ContainerId, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -50,7 +49,15 @@ impl Networks {
             NetworkMode::Host => Ok(Joined::Host),
             NetworkMode::None | NetworkMode::Bridge | NetworkMode::Network(_) => Ok(Joined::Own),
             NetworkMode::Container(reference) => {
-                let (_, pid) = running_pid(engine, reference, "network")?;
+                let other = engine.find(reference).map_err(|error| EngineError::Denied {
+                    text: format!("joining network namespace of container: {error}"),
+                    kind: ErrorKind::NotFound,
+                })?;
+                let view = other.view();
+                let pid = view.state.pid().ok_or_else(|| {
+                    let text = "cannot join network namespace of a non running container";
+                    EngineError::conflict(format!("{text}: container {} is {}", view.name, view.state.status()))
+                })?;
                 Ok(Joined::Other(PathBuf::from(format!("/proc/{pid}/ns/net"))))
             }
         }

@@ -39,7 +39,7 @@ pub struct NetworkRequest {
     /// Name of the address management; `default` or `null`.
     pub ipam_driver: String,
     /// Options of the address management.
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// Reaches nothing outside.
     pub internal: bool,
     /// For swarm's containers.
@@ -72,13 +72,10 @@ fn forbidden(text: impl Into<String>) -> EngineError {
 
 fn driver(name: &str) -> Result<Driver> {
     match name {
-        "" | "bridge" | "default" => Ok(Driver::Bridge),
+        "" | "bridge" => Ok(Driver::Bridge),
         "macvlan" => Ok(Driver::Macvlan),
         "ipvlan" => Ok(Driver::Ipvlan),
-        "host" | "null" | "none" => {
-            let name = if name == "none" { "null" } else { name };
-            Err(forbidden(format!("only one instance of {name:?} network is allowed")))
-        }
+        "host" | "null" => Err(forbidden(format!("only one instance of {name:?} network is allowed"))),
         "overlay" => Err(EngineError::Denied {
             text: "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".into(),
             kind: ErrorKind::Unavailable,
@@ -135,6 +132,7 @@ pub(super) fn plan(mut request: NetworkRequest, around: &Surroundings<'_>) -> Re
         network.subnets = request.subnets.iter().filter_map(as_given).collect();
         return Ok(network);
     }
+    check_mtu(&network, &options)?;
     check_links(&network, &options, around)?;
     network.subnets = subnets(&request.subnets, &network, around)?;
     Ok(network)
@@ -146,20 +144,27 @@ fn take_config(request: &mut NetworkRequest, around: &Surroundings<'_>) -> Resul
         return Ok(());
     }
     if request.config_only {
-        return Err(EngineError::invalid("a network cannot be a configuration and use one at once"));
+        return Err(forbidden("a configuration network cannot depend on another configuration network"));
     }
     let source = around.networks.iter().find(|network| network.name == request.config_from || network.id == request.config_from);
-    let source = source.ok_or_else(|| EngineError::NoSuchNetwork(request.config_from.clone()))?;
-    if !source.config_only {
-        return Err(EngineError::invalid(format!("{} is not a configuration network", request.config_from)));
+    let Some(source) = source.filter(|source| source.config_only) else {
+        return Err(EngineError::Denied {
+            text: format!("configuration network {:?} does not exist", request.config_from),
+            kind: ErrorKind::NotFound,
+        });
+    };
+    let says_families = request.ipv4 == Some(false) || request.ipv6 == Some(true);
+    let manages = request.ipam_options.as_ref().is_some_and(|options| !options.is_empty()) || !request.subnets.is_empty();
+    if says_families || manages || !request.labels.is_empty() {
+        return Err(forbidden("user specified configurations are not supported if the network depends on a configuration network"));
     }
-    if !request.subnets.is_empty() || !request.options.is_empty() {
-        return Err(EngineError::invalid(format!(
-            "user specified configurations are not supported if the network depends on a configuration network ({})",
-            request.config_from
-        )));
+    if !request.options.is_empty() {
+        return Err(forbidden("network driver options are not supported if the network depends on a configuration network"));
     }
+    (request.ipv4, request.ipv6) = (Some(source.ipv4), Some(source.ipv6));
     request.options = source.options.clone();
+    request.labels = source.labels.clone();
+    request.ipam_options = source.ipam_options.clone();
     request.subnets = source
         .subnets
         .iter()
@@ -197,6 +202,20 @@ fn families(request: &NetworkRequest) -> Result<(bool, bool)> {
         return Err(EngineError::invalid("IPv4 or IPv6 must be enabled"));
     }
     Ok((ipv4, ipv6))
+}
+
+/// A link with a smaller MTU has no IPv6 (RFC 8200, section 5).
+fn check_mtu(network: &Network, options: &Options) -> Result<()> {
+    const LEAST: u32 = 1280;
+    let mtu = match options {
+        Options::Bridge(bridge) => bridge.mtu,
+        Options::Direct(direct) => direct.mtu,
+        Options::None => None,
+    };
+    match mtu.filter(|mtu| network.ipv6 && *mtu < LEAST) {
+        Some(mtu) => Err(EngineError::invalid(format!("an MTU of {mtu} is too small for IPv6, which needs {LEAST}"))),
+        None => Ok(()),
+    }
 }
 
 /// Two networks must not use one interface.

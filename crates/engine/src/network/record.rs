@@ -115,8 +115,8 @@ pub struct Network {
     pub config_from: String,
     /// Options of the driver.
     pub options: BTreeMap<String, String>,
-    /// Options of the address management; kept for inspect.
-    pub ipam_options: BTreeMap<String, String>,
+    /// Options of the address management; kept for inspect, which tells none from an empty list.
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// Data of the user.
     pub labels: BTreeMap<String, String>,
 }
@@ -142,7 +142,7 @@ impl Network {
             config_only: false,
             config_from: String::new(),
             options: BTreeMap::new(),
-            ipam_options: BTreeMap::new(),
+            ipam_options: None,
             labels: BTreeMap::new(),
         }
     }
@@ -302,8 +302,8 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
             "default_bridge" if network.is_predefined() => {}
             DRIVER_MTU => options.mtu = mtu(key, value)?,
             INTERFACE_PREFIX => options.interface_prefix = interface_prefix(key, value)?,
-            HOST_IPV4 => options.host_v4 = Some(parsed(key, value, "an address")?),
-            HOST_IPV6 => options.host_v6 = Some(parsed(key, value, "an address")?),
+            HOST_IPV4 => options.host_v4 = Some(IpAddr::V4(parsed(key, value, "an IPv4 address")?)),
+            HOST_IPV6 => options.host_v6 = Some(IpAddr::V6(parsed(key, value, "an IPv6 address")?)),
             _ if ENABLE.contains(&key.as_str()) => {}
             _ => {
                 let known = [

@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod networks;
+mod networks_exact;
 mod outside;
 mod pressure;
 mod races;

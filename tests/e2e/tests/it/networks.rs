@@ -13,7 +13,7 @@ impl<'d> Net<'d> {
         Net(daemon, name)
     }
 
-    fn inspect(&self) -> Value {
+    pub fn inspect(&self) -> Value {
         let text = self.0.ok(&["network", "inspect", &self.1]);
         serde_json::from_str::<Value>(&text).expect("inspect answers JSON")[0].clone()
     }

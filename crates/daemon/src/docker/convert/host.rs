@@ -181,7 +181,8 @@ pub fn network_mode(mode: &str) -> Result<NetworkMode> {
         "host" => Ok(NetworkMode::Host),
         "none" => Ok(NetworkMode::None),
         mode => match container_reference(mode) {
-            Some(reference) => reference.map(NetworkMode::Container),
+            Some(Ok(reference)) => Ok(NetworkMode::Container(reference)),
+            Some(Err(_)) => Err(bad("invalid network mode: invalid container format container:<name|id>")),
             // It has to exist when the container starts, not before (as in Docker).
             None => Ok(NetworkMode::Network(mode.to_owned())),
         },

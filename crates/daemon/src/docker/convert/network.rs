@@ -69,10 +69,10 @@ fn attachments(networks: &Networks, first: &str, config: &ContainerConfig, netwo
         if name == "bridge" {
             check_default_bridge(config, &settings)?;
         }
-        let attachment = attachment(&name, &settings)?;
+        let attachment = attachment(&name, &settings).map_err(|error| of_network(&name, error))?;
         if let Ok(entry) = networks.find(&name) {
             let checked = entry.check_addresses(&attachment.addresses);
-            checked.map_err(|error| bad(format!("invalid config for network {name}: {error}")))?;
+            checked.map_err(|error| of_network(&name, bad(error.to_string())))?;
         }
         match name == first {
             true => own = Some(attachment),
@@ -80,11 +80,20 @@ fn attachments(networks: &Networks, first: &str, config: &ContainerConfig, netwo
         }
     }
     let mut own = own.unwrap_or_else(|| Attachment { network: first, ..Attachment::default() });
-    if own.mac.is_none() {
-        own.mac = parse_mac(&config.mac_address)?;
+    if let Some(mac) = parse_mac(&config.mac_address)?
+        && *own.mac.get_or_insert(mac) != mac
+    {
+        return Err(bad(
+            "the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty",
+        ));
     }
     list.insert(0, own);
     Ok(list)
+}
+
+/// What is wrong with an endpoint's settings is told with its network where there may be several.
+fn of_network(name: &str, error: ApiError) -> ApiError {
+    if error.message.starts_with(SETTINGS) { bad(format!("invalid config for network {name}: {}", error.message)) } else { error }
 }
 
 /// Names work in networks of the user's only (moby `daemon/container_operations.go`).
@@ -95,9 +104,11 @@ fn check_default_bridge(config: &ContainerConfig, settings: &EndpointSettings) -
     Ok(())
 }
 
+const SETTINGS: &str = "invalid endpoint settings:";
+
 /// An endpoint's settings, as in `create` and `connect`.
 pub fn attachment(network: &str, settings: &EndpointSettings) -> Result<Attachment> {
-    let invalid = |what: String| bad(format!("invalid config for network {network}: invalid endpoint settings:\n{what}"));
+    let invalid = |what: String| bad(format!("{SETTINGS}\n{what}"));
     let ipam = settings.ipam_config.clone().unwrap_or_default();
     let mut wanted = Vec::new();
     for (text, family, ipv4) in [(&ipam.ipv4_address, "IPv4", true), (&ipam.ipv6_address, "IPv6", false)] {
@@ -174,7 +185,7 @@ fn refuse_attachments(mode: &str, config: &ContainerConfig, networking: &Network
             };
             return Err(bad(text));
         }
-        let wanted = attachment(name, &settings.clone().unwrap_or_default())?;
+        let wanted = attachment(name, &settings.clone().unwrap_or_default()).map_err(|error| of_network(name, error))?;
         if !wanted.addresses.is_empty() || !wanted.link_local.is_empty() {
             return Err(bad(format!(
                 "invalid config for network {name}: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only"
@@ -207,7 +218,14 @@ pub fn parse_mac(text: &str) -> Result<Option<[u8; 6]>> {
         return Ok(None);
     }
     let wrong = || bad(format!("invalid mac address: {text:?}"));
-    let parts: Vec<u8> = text.split([':', '-']).map(|part| u8::from_str_radix(part, 16).map_err(|_| wrong())).collect::<Result<_>>()?;
+    // Go also reads `0242.ac11.0002`.
+    let parts: Vec<&str> = match text.split('.').collect::<Vec<_>>().as_slice() {
+        [first, second, third] if [first, second, third].iter().all(|part| part.len() == 4 && part.is_ascii()) => {
+            [first, second, third].into_iter().flat_map(|part| [&part[..2], &part[2..]]).collect()
+        }
+        _ => text.split([':', '-']).collect(),
+    };
+    let parts: Vec<u8> = parts.into_iter().map(|part| u8::from_str_radix(part, 16).map_err(|_| wrong())).collect::<Result<_>>()?;
     let mac: [u8; 6] = parts.try_into().map_err(|_| wrong())?;
     if mac[0] & 1 != 0 { Err(bad(format!("invalid mac address: {text:?} is a multicast address"))) } else { Ok(Some(mac)) }
 }
@@ -262,6 +280,7 @@ mod tests {
     #[test]
     fn mac_addresses() {
         assert_eq!(parse_mac("02:42:ac:11:00:02").unwrap(), Some([2, 0x42, 0xac, 0x11, 0, 2]));
+        assert_eq!(parse_mac("0242.ac11.0002").unwrap(), Some([2, 0x42, 0xac, 0x11, 0, 2]));
         assert_eq!(parse_mac("").unwrap(), None);
         for bad in ["x", "01:00:00:00:00:00", "02:42:ac:11:00", "02:42:ac:11:00:02:03"] {
             assert!(parse_mac(bad).is_err(), "{bad}");
