@@ -276,7 +276,12 @@ impl Links {
 
     /// Whether there is a link of this name that this engine has made.
     pub fn is_ours(&self, name: &LinkName) -> Result<bool> {
-        Ok(self.find(name)?.is_some_and(|link| link.group == self.group))
+        Ok(self.find(name)?.is_some_and(|link| self.has_made(&link)))
+    }
+
+    /// Whether this engine has made the link.
+    pub fn has_made(&self, link: &Link) -> bool {
+        link.group == self.group
     }
 
     /// Removes a link and what its rate needed; absent is fine.

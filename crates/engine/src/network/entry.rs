@@ -301,6 +301,7 @@ impl Entry {
     /// The links on the host that belong to it alone.
     pub(super) fn own_links(&self) -> Result<Vec<LinkName>> {
         match &self.options {
+            _ if self.record.config_only => Ok(vec![]),
             Options::Bridge(bridge) => Ok(vec![bridge.name.clone()]),
             Options::Direct(direct) if direct.parent.is_none() || self.record.internal => Ok(vec![self.dummy_name()?]),
             _ => Ok(vec![]),

@@ -231,11 +231,19 @@ impl Networks {
             }
             self.distrust(Some(&bridge.name));
         }
-        for link in entry.own_links().unwrap_or_default().into_iter().chain(self.made_parent(entry)) {
+        let own = entry.own_links().unwrap_or_default().into_iter().filter(|link| self.is_made_for(entry, link));
+        for link in own.chain(self.made_parent(entry)) {
             if let Err(error) = self.links.remove(&link) {
                 tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's interface");
             }
         }
+    }
+
+    /// Whether the engine has made this link for the network: one that bears the name may be the host's, also a bridge that the
+    /// network shares, or a link for another purpose. What cannot be looked at stays until the engine's next start.
+    fn is_made_for(&self, entry: &Entry, link: &LinkName) -> bool {
+        let found = self.links.find(link).ok().flatten();
+        found.is_some_and(|found| self.links.has_made(&found) && (entry.bridge().is_none() || found.kind == "bridge"))
     }
 
     /// The interface of a VLAN that was made for this network and that no other stands on.

@@ -53,6 +53,35 @@ fn has(kind: &str) -> bool {
 }
 
 #[test]
+fn links_of_the_host_s_own_stay() {
+    let daemon = shared();
+    let (bridge, other) = (Link::new("b", "type bridge").expect("the kernel has bridges"), Link::dummy());
+    let named = |link: &str| format!("com.docker.network.bridge.name={link}");
+    assert!(daemon.fails(1, &["network", "create", "-o", &named(&other.0), "x"]).contains("cannot use as a bridge"));
+    let default = daemon.bridge();
+    for link in [&other.0, &bridge.0, &default] {
+        drop(Net::new(daemon, &["--config-only", "-o", &named(link)]));
+        assert!(!shown(link).is_empty(), "{link}");
+    }
+    // A link of the engine's own that is something else.
+    let container = Box::new(daemon, &[]);
+    let index = container.sh("cat /sys/class/net/eth0/iflink");
+    let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
+    let links = String::from_utf8_lossy(&output.stdout).into_owned();
+    let own = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: "))?.split('@').next()).expect("the host's end");
+    daemon.fails(1, &["network", "create", "-o", &named(own), "x"]);
+    assert!(!shown(own).is_empty(), "{own}");
+    drop(container);
+    // A bridge that is there is used, and stays.
+    let net = Net::new(daemon, &["-o", &named(&bridge.0)]);
+    let (server, client) = (Box::new(daemon, &["--network", &net.1]), Box::new(daemon, &["--network", &net.1]));
+    assert!(pings(&client, &server.address(&net.1)));
+    drop((server, client));
+    drop(net);
+    assert!(shown(&bridge.0).contains("bridge"));
+}
+
+#[test]
 fn ipvlan_networks_of_every_mode() {
     if !host_has("ipvlan", has("ipvlan")) {
         return;
