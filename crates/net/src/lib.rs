@@ -42,4 +42,4 @@ pub use links::{Bridge, Links, VethPlan, write_parameter};
 pub use passage::{FIREWALLD_CHAIN, MARK, bus_message};
 pub use rates::Rate;
 pub use rtnetlink::Link;
-pub use watch::Watch;
+pub use watch::{Changed, Watch};

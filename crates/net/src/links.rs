@@ -7,7 +7,7 @@
 //! Links with IPv6 get their link-local address here, as all others without duplicate detection: they are usable at once,
 //! not a second later. Containers take no router advertisements, which any neighbour could send.
 
-use crate::address::{IpNet, LinkName, MacAddress};
+use crate::address::{IpNet, LinkName, MacAddress, octets};
 use crate::error::{Error, Result};
 use crate::netlink::{Answer, Batch, Socket, flags};
 use crate::rates::{Rate, detour, shape, stray_detours};
@@ -75,8 +75,19 @@ pub struct Links {
 
 /// The group number of an engine: its name's hash, never one that people use.
 fn group_of(owner: &str) -> u32 {
-    let hash = owner.bytes().fold(0x811c_9dc5u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    0x4e00_0000 | (hash & 0x00ff_ffff)
+    0x4e00_0000 | (hash(owner.bytes()) & 0x00ff_ffff)
+}
+
+/// FNV-1a.
+fn hash(bytes: impl Iterator<Item = u8>) -> u32 {
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The same each time a bridge is made, for its neighbours remember it for a minute; none that a container gets.
+fn hardware_address(bridge: &Bridge) -> MacAddress {
+    let addresses = bridge.addresses.iter().flat_map(|address| octets(address.address()));
+    let [a, b, c, d] = hash(bridge.name.as_str().bytes().chain(addresses)).to_be_bytes();
+    MacAddress([2, 0x4e, a, b, c, d])
 }
 
 impl Links {
@@ -115,7 +126,7 @@ impl Links {
                 source: std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("it is a {kind}")),
             });
         }
-        let mac = MacAddress::random();
+        let mac = hardware_address(bridge);
         let mut batch = Batch::default();
         let create = if present.is_none() { flags::CREATE | flags::EXCL } else { 0 };
         batch.begin(NEW_LINK, create | flags::ACK, "set up bridge", name, &interface(0, 0, true));
@@ -231,18 +242,7 @@ impl Links {
         });
         // The host has no address on its end, the bridge has.
         without_own_ipv6(&mut batch, name);
-        let hairpin = bridges_are_filtered();
-        if plan.isolated || hairpin {
-            batch.begin(NEW_LINK, flags::ACK, "set the bridge port of", name, &interface(0, 0, false));
-            batch.text(ifla::IFNAME, name);
-            batch.nest(ifla::LINKINFO, |b| {
-                b.text(ifla::INFO_SLAVE_KIND, "bridge");
-                b.nest(ifla::INFO_SLAVE_DATA, |b| {
-                    b.attribute(ifla::PORT_ISOLATED, &[u8::from(plan.isolated)]);
-                    b.attribute(ifla::PORT_HAIRPIN, &[u8::from(hairpin)]);
-                });
-            });
-        }
+        set_port(&mut batch, name, plan.isolated);
         // The lock must be free again before the link is removed.
         let made = self.socket().request(batch);
         match made {
@@ -254,6 +254,20 @@ impl Links {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Puts the host's end of a pair, whose bridge was lost, on a bridge; absent is fine.
+    pub fn rejoin(&self, host_name: &LinkName, bridge: u32, isolated: bool) -> Result<()> {
+        let name = host_name.as_str();
+        let mut batch = Batch::default();
+        batch.begin(NEW_LINK, flags::ACK, "put on its bridge", name, &interface(0, 0, true));
+        batch.text(ifla::IFNAME, name);
+        batch.u32(ifla::MASTER, bridge);
+        set_port(&mut batch, name, isolated);
+        match self.socket().request(batch) {
+            Err(error) if error.errno() == Some(Errno::NODEV) => Ok(()),
+            done => done.map(drop),
         }
     }
 
@@ -355,6 +369,22 @@ impl Links {
             }
         }
         first_error.map(|()| removed)
+    }
+}
+
+/// How the bridge treats the host's end of a pair.
+fn set_port(batch: &mut Batch, name: &str, isolated: bool) {
+    let hairpin = bridges_are_filtered();
+    if isolated || hairpin {
+        batch.begin(NEW_LINK, flags::ACK, "set the bridge port of", name, &interface(0, 0, false));
+        batch.text(ifla::IFNAME, name);
+        batch.nest(ifla::LINKINFO, |b| {
+            b.text(ifla::INFO_SLAVE_KIND, "bridge");
+            b.nest(ifla::INFO_SLAVE_DATA, |b| {
+                b.attribute(ifla::PORT_ISOLATED, &[u8::from(isolated)]);
+                b.attribute(ifla::PORT_HAIRPIN, &[u8::from(hairpin)]);
+            });
+        });
     }
 }
 

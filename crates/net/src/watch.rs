@@ -3,6 +3,8 @@
 //! The kernel tells every listener of every change of nftables, with the number of the socket that made it; what the
 //! engine's own socket did is passed over. When more was told than the listener could hold, something of ours may have been
 //! among it. Of changes by `iptables-legacy` it does not tell, but of that program's letting its lock go.
+//!
+//! That a bridge has gone is seen by its addresses, which go first: links would be told of with each container.
 
 use crate::error::{Error, Result};
 use crate::firewall::Seen;
@@ -13,6 +15,7 @@ use crate::passage::{self, legacy};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,10 +25,25 @@ const GROUP: u32 = 1 << (7 - 1);
 /// The generation's number has no table in its first attribute.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 
+/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR.
+const ADDRESSES: u32 = 0x10 | 0x100;
+const DELETED_ADDRESS: u16 = 21;
+
+/// What others have changed.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Rules: [`crate::Firewall::repair`] makes the engine's anew, and [`crate::Firewall::open_passages`] the ways through chains
+    /// of theirs.
+    pub rules: bool,
+    /// The indices of links that have lost an address.
+    pub links: HashSet<u32>,
+}
+
 /// Tells when something of ours was changed by others.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
+    addresses: Socket,
     lock: Option<LockWatch>,
     table: String,
     own_port: u32,
@@ -34,27 +52,54 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn open(table: &str, own_port: u32, seen: Arc<Seen>) -> Result<Watch> {
-        Ok(Watch { socket: Socket::netfilter_events(GROUP)?, lock: LockWatch::open(), table: table.to_owned(), own_port, seen })
+        let (socket, addresses) = (Socket::netfilter_events(GROUP)?, Socket::route_events(ADDRESSES)?);
+        Ok(Watch { socket, addresses, lock: LockWatch::open(), table: table.to_owned(), own_port, seen })
     }
 
-    /// Blocks until something of ours was changed by others; [`crate::Firewall::repair`] then makes it anew, and
-    /// [`crate::Firewall::open_passages`] the ways through chains of theirs.
-    pub fn wait(&mut self) -> Result<()> {
-        while !self.wait_until_readable()? {}
-        Ok(())
+    /// Blocks until something that may be ours was changed by others.
+    pub fn wait(&mut self) -> Result<Changed> {
+        loop {
+            let changed = self.wait_until_readable()?;
+            if changed.rules || !changed.links.is_empty() {
+                return Ok(changed);
+            }
+        }
     }
 
-    /// True when what has come so far says so; waits for the first of it.
-    fn wait_until_readable(&mut self) -> Result<bool> {
+    /// What has come so far; waits for the first of it.
+    fn wait_until_readable(&mut self) -> Result<Changed> {
         let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
         let lock = self.lock.iter().map(|lock| PollFd::new(lock, PollFlags::IN));
-        let mut polled: Vec<PollFd<'_>> = [PollFd::new(&self.socket.0, PollFlags::IN)].into_iter().chain(lock).collect();
+        let sockets = [&self.socket.0, &self.addresses.0].map(|socket| PollFd::new(socket, PollFlags::IN));
+        let mut polled: Vec<PollFd<'_>> = sockets.into_iter().chain(lock).collect();
         rustix::io::retry_on_intr(|| poll(&mut polled, None)).map_err(fail)?;
-        let had = polled.get(1).is_some_and(|lock| !lock.revents().is_empty());
+        let had = polled.get(2).is_some_and(|lock| !lock.revents().is_empty());
         if let Some(lock) = self.lock.as_ref().filter(|_| had) {
             lock.settle();
         }
-        Ok(self.poll()? || had && legacy::is_closed(&self.table))
+        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), links: self.bereft()? })
+    }
+
+    /// The links that have lost an address. When more was told than there was room for, those that are missed are seen to when
+    /// they are used.
+    fn bereft(&self) -> Result<HashSet<u32>> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut links = HashSet::new();
+        loop {
+            let got = match self.addresses.receive(&mut buffer, RecvFlags::DONTWAIT) {
+                Ok(got) => got,
+                Err(Errno::AGAIN) => return Ok(links),
+                Err(Errno::NOBUFS | Errno::MSGSIZE) => continue,
+                Err(errno) => return Err(Error::kernel("listen to", "changes of addresses", errno)),
+            };
+            let mut rest = &buffer[..got];
+            while let Some((kind, _, payload, next)) = message(rest) {
+                if let (DELETED_ADDRESS, Some(index)) = (kind, payload.get(4..8)) {
+                    links.insert(u32::from_ne_bytes([index[0], index[1], index[2], index[3]]));
+                }
+                rest = next;
+            }
+        }
     }
 
     /// Reads what has come, without waiting: true when something that is ours to mend was changed by others.

@@ -176,7 +176,7 @@ impl Networks {
                 let attached = self.links.attach(&plan, inside.ns, inside.route);
                 if attached.is_err() && self.links.find(&bridge.name)?.is_none() {
                     // Somebody has deleted the bridge: it is made again.
-                    entry.forget_link();
+                    self.mend(entry)?;
                     let plan = VethPlan { bridge: entry.ensure_link(&self.links)?, ..plan };
                     self.links.attach(&plan, inside.ns, inside.route)?;
                 } else {

@@ -253,6 +253,26 @@ impl Entry {
         if let Some(index) = *link {
             return Ok(index);
         }
+        Ok(*link.insert(self.make_link(links)?))
+    }
+
+    /// Makes the bridge what it shall be again, whatever others did to it; its index. None when the network is going.
+    pub(super) fn mend_link(&self, links: &Links) -> Result<Option<u32>> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.read().closed {
+            return Ok(None);
+        }
+        Ok(Some(*link.insert(self.make_link(links)?)))
+    }
+
+    /// Takes its links away by `remove`, so that nobody makes them again meanwhile; it must be closed.
+    pub(super) fn drop_links(&self, remove: impl FnOnce()) {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        *link = None;
+        remove();
+    }
+
+    fn make_link(&self, links: &Links) -> Result<u32> {
         let index = match &self.options {
             Options::Bridge(bridge) => {
                 let wanted = Bridge { name: bridge.name.clone(), addresses: self.bridge_addresses(bridge), mtu: bridge.mtu };
@@ -264,18 +284,12 @@ impl Entry {
             },
             Options::None => return Err(EngineError::invalid(format!("network {} has no interface", self.record.name))),
         };
-        *link = Some(index);
         Ok(index)
     }
 
     /// The index of its bridge or parent, once made.
     pub(super) fn known_link(&self) -> Option<u32> {
         *self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the bridge was is gone: the next use makes it again.
-    pub(super) fn forget_link(&self) {
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The links that stay when those without an owner are removed: its own, and a VLAN's interface it stands on.

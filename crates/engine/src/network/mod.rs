@@ -231,10 +231,38 @@ impl Networks {
             }
             self.distrust(Some(&bridge.name));
         }
-        let own = entry.own_links().unwrap_or_default().into_iter().filter(|link| self.is_made_for(entry, link));
-        for link in own.chain(self.made_parent(entry)) {
-            if let Err(error) = self.links.remove(&link) {
-                tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's interface");
+        entry.drop_links(|| {
+            let own = entry.own_links().unwrap_or_default().into_iter().filter(|link| self.is_made_for(entry, link));
+            for link in own.chain(self.made_parent(entry)) {
+                if let Err(error) = self.links.remove(&link) {
+                    tracing::warn!(network = entry.record.name, error = crate::chain(&error), "cannot remove the network's interface");
+                }
+            }
+        });
+    }
+
+    /// Makes a network's bridge what it shall be again: there, with its addresses, and with the containers' links.
+    fn mend(&self, entry: &Entry) -> Result<()> {
+        let Some(bridge) = entry.bridge() else { return Ok(()) };
+        let Some(index) = entry.mend_link(&self.links)? else { return Ok(()) };
+        self.gather(entry, bridge, index, &self.links.list()?)
+    }
+
+    /// Puts the containers' links on the bridge, of which another bridge was lost.
+    fn gather(&self, entry: &Entry, bridge: &record::BridgeOptions, index: u32, links: &[naru_net::Link]) -> Result<()> {
+        for interface in entry.members().into_iter().filter_map(|member| member.endpoint.interface) {
+            if links.iter().any(|link| link.name == interface && link.master != Some(index)) {
+                self.links.rejoin(&interface.parse()?, index, !bridge.icc)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Mends the networks whose bridges have lost an address, as they do when they are deleted.
+    fn mend_those_of(&self, bereft: &HashSet<u32>) {
+        for entry in self.list().iter().filter(|entry| entry.known_link().is_some_and(|link| bereft.contains(&link))) {
+            if let Err(error) = self.mend(entry) {
+                tracing::error!(network = entry.record.name, error = crate::chain(&error), "cannot make the network's bridge again");
             }
         }
     }
@@ -306,6 +334,12 @@ impl Networks {
         let entries = self.list();
         let rules = entries.iter().filter_map(|entry| entry.rules()).collect();
         self.firewall.restore(rules, places.clone().flat_map(Place::port_maps).collect())?;
+        let links = self.links.list()?;
+        for entry in &entries {
+            if let (Some(bridge), Some(index)) = (entry.bridge(), entry.known_link()) {
+                self.gather(entry, bridge, index, &links)?;
+            }
+        }
         self.sweep(places)
     }
 
@@ -356,12 +390,19 @@ impl Networks {
 fn keep(networks: &Weak<Networks>, mut watch: Watch) {
     let mut quarrel = Quarrel::default();
     loop {
-        if let Err(error) = watch.wait() {
-            let error = crate::chain(&error);
-            tracing::error!(error, "the firewall is not watched any more; rules that others delete return with the next start");
-            return;
-        }
+        let changed = match watch.wait() {
+            Ok(changed) => changed,
+            Err(error) => {
+                let error = crate::chain(&error);
+                tracing::error!(error, "the firewall is not watched any more; rules that others delete return with the next start");
+                return;
+            }
+        };
         let Some(networks) = networks.upgrade() else { return };
+        networks.mend_those_of(&changed.links);
+        if !changed.rules {
+            continue;
+        }
         let mut pause = Duration::ZERO;
         match networks.firewall.repair() {
             Ok(true) => {

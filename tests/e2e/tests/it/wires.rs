@@ -1,7 +1,7 @@
 //! Links of other kinds than bridges, and ports of other protocols, where the kernel has them.
 
 use crate::networks::{Box, Net};
-use naru_e2e::{PATIENCE, host_has, shared};
+use naru_e2e::{BOX, Daemon, PATIENCE, host_has, shared};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -79,6 +79,37 @@ fn links_of_the_host_s_own_stay() {
     drop((server, client));
     drop(net);
     assert!(shown(&bridge.0).contains("bridge"));
+}
+
+#[test]
+fn a_bridge_that_others_destroy_comes_back_with_its_containers() {
+    let mut daemon = Daemon::start();
+    let name = "net";
+    let bridge = format!("br-{}", &daemon.ok(&["network", "create", "--ipv6", name])[..12]);
+    let of = |daemon: &Daemon, name: &str, flags: &[&str]| {
+        daemon.ok(&[&["run", "-d", "--init", "--name", name], flags, &[BOX, "sleep", "1000"]].concat());
+    };
+    of(&daemon, "server", &["--network", name]);
+    of(&daemon, "client", &["--network", name]);
+    let gateway = daemon.ok(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", name]);
+    let whole = |daemon: &Daemon, when: &str| {
+        for address in ["server", &gateway] {
+            let ping = ["exec", "client", "ping", "-c", "1", "-W", "1", address];
+            daemon.until(&format!("{address} is reached when {when}"), || daemon.run(&ping).code == 0);
+        }
+    };
+    whole(&daemon, "nothing has happened");
+    for (when, command) in [("the bridge was deleted", "link del"), ("its addresses were", "addr flush dev")] {
+        assert!(ip(&format!("{command} {bridge}")));
+        whole(&daemon, when);
+    }
+    daemon.kill();
+    assert!(ip(&format!("link del {bridge}")));
+    daemon.launch();
+    whole(&daemon, "the bridge was deleted while nobody looked");
+    daemon.ok(&["rm", "-f", "server", "client"]);
+    daemon.ok(&["network", "rm", name]);
+    assert!(shown(&bridge).is_empty());
 }
 
 #[test]
