@@ -326,6 +326,8 @@ mod tests {
         To(Target),
         /// The same for some packets.
         Some(Target),
+        /// A jump of which no packet comes back to the rule behind it.
+        Goto(usize),
         /// A module decides about all packets.
         Module(&'static str),
         /// The name of a chain.
@@ -347,7 +349,7 @@ mod tests {
         let size = |rule: &Rule| {
             fields.size
                 + match rule {
-                    Rule::To(_) | Rule::Some(_) => 40,
+                    Rule::To(_) | Rule::Some(_) | Rule::Goto(_) => 40,
                     Rule::Module(_) => 40,
                     Rule::Name(_) => 64,
                     Rule::Commented(..) => 40 + HEADER + COMMENT_SIZE,
@@ -368,6 +370,9 @@ mod tests {
             if let Rule::Some(_) = rule {
                 entry[3] = 10;
             }
+            if let Rule::Goto(_) = rule {
+                entry[fields.goto.0] = fields.goto.1;
+            }
             if let Rule::Commented(text, _) = rule {
                 let mut comment = [0; COMMENT_SIZE];
                 comment[..text.len()].copy_from_slice(text.as_bytes());
@@ -378,7 +383,7 @@ mod tests {
                 Rule::To(Verdict(verdict)) | Rule::Some(Verdict(verdict)) | Rule::Commented(_, verdict) => {
                     Extension::write(&mut entry, "", 0, &verdict.to_ne_bytes());
                 }
-                Rule::To(Jump(number)) | Rule::Some(Jump(number)) => {
+                Rule::To(Jump(number)) | Rule::Some(Jump(number)) | Rule::Goto(number) => {
                     Extension::write(&mut entry, "", 0, &i32::try_from(starts[*number]).unwrap().to_ne_bytes());
                 }
                 Rule::Module(name) => Extension::write(&mut entry, name, 0, &[0; 4]),
@@ -442,6 +447,44 @@ mod tests {
         ];
         for (forward, policy, expected) in cases {
             assert_eq!(refuses(forward, *policy), [*expected; 2], "{forward:?}, then {policy}");
+        }
+    }
+
+    /// Forward leads to the chain that begins at rule 6, which may lead to the one at 12.
+    fn led(by: Rule, one: &[Rule], two: Rule) -> (Vec<Rule>, [(usize, usize); 3]) {
+        let mut rules = vec![Rule::To(Verdict(ACCEPT)), by, Rule::Module("LOG"), Rule::To(Verdict(ACCEPT)), Rule::To(Verdict(ACCEPT))];
+        rules.push(Rule::Name("ONE"));
+        rules.extend_from_slice(one);
+        rules.resize(10, Rule::Module("LOG"));
+        rules.extend([Rule::To(Verdict(RETURN)), Rule::Name("TWO"), two, Rule::To(Verdict(RETURN)), Rule::Name("ERROR")]);
+        (rules, [(0, 0), (1, 3), (4, 4)])
+    }
+
+    #[test]
+    fn a_chain_refuses_by_those_it_leads_to() {
+        let (one, two) = (6, 12);
+        let refuse = Rule::Module("REJECT");
+        let pass = Rule::To(Verdict(ACCEPT));
+        let back = Rule::To(Verdict(RETURN));
+        let cases: &[(Rule, &[Rule], Rule, bool)] = &[
+            (Rule::To(Jump(one)), std::slice::from_ref(&refuse), pass.clone(), true),
+            (Rule::Goto(one), &[Rule::To(Verdict(DROP))], pass.clone(), true),
+            // Only some packets go there, or are refused there.
+            (Rule::Some(Jump(one)), std::slice::from_ref(&refuse), pass.clone(), false),
+            (Rule::To(Jump(one)), &[Rule::Some(Verdict(DROP))], pass.clone(), false),
+            // They come back before.
+            (Rule::To(Jump(one)), &[back.clone(), refuse.clone()], pass.clone(), false),
+            (Rule::To(Jump(one)), &[pass.clone(), refuse.clone()], refuse.clone(), false),
+            // From chain to chain, and back to where they were led from; of a goto not even that.
+            (Rule::To(Jump(one)), &[Rule::To(Jump(two))], refuse.clone(), true),
+            (Rule::To(Jump(one)), &[Rule::To(Jump(two)), refuse.clone()], back.clone(), true),
+            (Rule::To(Jump(one)), &[Rule::Goto(two), refuse.clone()], back.clone(), false),
+            // The kernel has no loops; a table that has is looked at to an end.
+            (Rule::To(Jump(one)), &[Rule::To(Jump(two))], Rule::To(Jump(one)), false),
+        ];
+        for (by, chain, other, expected) in cases {
+            let refuses = FAMILIES.map(|family| read(family, &led(by.clone(), chain, other.clone())).refuses());
+            assert_eq!(refuses, [*expected; 2], "{by:?} to {chain:?}, then {other:?}");
         }
     }
 
