@@ -248,7 +248,7 @@ impl<'a> Applier<'a> {
         if self.parent.as_ref().is_some_and(|parent| parent.path == above) {
             return Ok(());
         }
-        let refuse = |errno: Errno| Error::entry(path, format!("cannot reach its directory: {}", std::io::Error::from(errno)));
+        let refuse = |errno| refused_for(errno, path, || "cannot reach its directory: ".into());
         let flags = OFlags::DIRECTORY | OFlags::PATH;
         let dir = match open_in(self.root, above, flags) {
             Err(Errno::NOENT | Errno::NOTDIR) => {
@@ -286,8 +286,15 @@ impl<'a> Applier<'a> {
     }
 
     fn make_parents(&mut self, above: &[u8], path: &[u8]) -> Result<()> {
-        let refuse = |errno: Errno| Error::entry(path, format!("cannot make its directory: {}", std::io::Error::from(errno)));
-        let mut done = 0;
+        let refuse = |errno| refused_for(errno, path, || "cannot make its directory: ".into());
+        // Where a copy goes was there when it began: it is not for the archive to make it.
+        if !self.base.is_empty() {
+            open_in(self.root, self.base, OFlags::DIRECTORY | OFlags::PATH).map_err(|errno| match errno {
+                Errno::NOENT | Errno::NOTDIR => Error::NoSuchPath { path: format!("/{}", printable(self.base)) },
+                errno => refuse(errno),
+            })?;
+        }
+        let mut done = if self.base.is_empty() { 0 } else { self.base.len() + 1 };
         while done < above.len() {
             let end = above[done..].iter().position(|b| *b == b'/').map_or(above.len(), |at| done + at);
             let name = &above[done..end];
@@ -422,7 +429,7 @@ impl<'a> Applier<'a> {
         let refuse = |reason: String| Error::entry(&entry.path, reason);
         let parts = components(&entry.link).map_err(|_| refuse(format!("its target {:?} is not valid", printable(&entry.link))))?;
         let Some((target, above)) = parts.split_last() else { return Err(refuse("it is a hard link to the root".into())) };
-        let failed = |errno: Errno| refuse(format!("cannot link to {:?}: {}", printable(&entry.link), std::io::Error::from(errno)));
+        let failed = |errno| refused_for(errno, &entry.path, || format!("cannot link to {:?}: ", printable(&entry.link)));
         let above = self.under_base(&above.join(&b'/'));
         let from = open_in(self.root, &above, OFlags::DIRECTORY | OFlags::PATH).map_err(failed)?;
         rustix::fs::linkat(&from, *target, self.dir(), name, AtFlags::empty()).map_err(failed)
@@ -569,12 +576,17 @@ fn tolerate(result: Result<(), Errno>, key: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// The kernel's refusal, as one of the entry; a full disk is one of the host.
+/// The kernel's refusal, as one of the entry; what the host lacks is not the entry's fault.
 fn refused(errno: Errno, entry: &Entry) -> Error {
+    refused_for(errno, &entry.path, String::new)
+}
+
+/// The same of an entry's path, with what was attempted.
+fn refused_for(errno: Errno, path: &[u8], attempt: impl FnOnce() -> String) -> Error {
     match errno {
-        Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS => {
-            Error::Io { action: "write", path: printable(&entry.path), source: errno.into() }
+        Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+            Error::Io { action: "write", path: printable(path), source: errno.into() }
         }
-        errno => Error::entry(&entry.path, std::io::Error::from(errno).to_string()),
+        errno => Error::entry(path, attempt() + &std::io::Error::from(errno).to_string()),
     }
 }

@@ -78,13 +78,15 @@ pub enum Error {
         limit: String,
     },
     /// Writing on would leave the file system without its reserve.
-    #[error("not enough space in {path}: {free} bytes are free and {reserve} are kept as reserve")]
+    #[error("not enough space in {path}: {free} {unit} are free and {reserve} are kept as reserve")]
     NoSpace {
         /// The root of the store.
         path: String,
-        /// Free bytes.
+        /// `bytes`, or `inodes`, which small files use up first.
+        unit: &'static str,
+        /// How many are free.
         free: u64,
-        /// Bytes to be kept.
+        /// How many are to be kept.
         reserve: u64,
     },
     /// A path inside a container or image is absent.

@@ -49,6 +49,10 @@ const CHECK_AT_MOST_EVERY: u64 = 1 << 20;
 /// disk, too.
 const ENTRY: u64 = 4 << 10;
 
+/// Inodes of the file system that stay free, at most 5 % of it: as many as ext4 has in a gibibyte. There is no limit on the
+/// entries of a layer beside it.
+const INODES: u64 = 64 << 10;
+
 /// Bytes written before the disk is set to work: what it has by the end need not be waited for.
 const FLUSH_EVERY: u64 = 64 << 20;
 
@@ -114,12 +118,18 @@ impl Space {
     fn check(&mut self) -> Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let stat = rustix::fs::fstatvfs(directory).at("look at the free space of", self.path.display())?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let reserve = self.limits.reserve.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 20);
-        if free < reserve {
-            return Err(Error::NoSpace { path: self.path.display().to_string(), free, reserve });
+        let spare = |unit, free: u64, reserve: u64| {
+            let path = || self.path.display().to_string();
+            free.checked_sub(reserve).ok_or_else(|| Error::NoSpace { path: path(), unit, free, reserve })
+        };
+        let all = stat.f_blocks.saturating_mul(stat.f_frsize);
+        let mut spare_bytes = spare("bytes", stat.f_bavail.saturating_mul(stat.f_frsize), self.limits.reserve.min(all / 20))?;
+        // btrfs has no number of them.
+        if stat.f_files > 0 {
+            let inodes = spare("inodes", stat.f_favail, INODES.min(stat.f_files / 20))?;
+            spare_bytes = spare_bytes.min(inodes.saturating_mul(ENTRY));
         }
-        self.next_check = self.written + ((free - reserve) / 2).clamp(CHECK_AT_MOST_EVERY, CHECK_EVERY);
+        self.next_check = self.written + (spare_bytes / 2).clamp(CHECK_AT_MOST_EVERY, CHECK_EVERY);
         Ok(())
     }
 }

@@ -164,3 +164,53 @@ fn a_container_that_swaps_links_gains_nothing() {
     });
     assert_eq!(std::fs::read_dir(secret.path()).unwrap().count(), 1);
 }
+
+/// Gives an archive, and does something before the first byte is read.
+struct Before<'a, F: FnMut()> {
+    act: Option<F>,
+    archive: &'a [u8],
+}
+
+impl<F: FnMut()> std::io::Read for Before<'_, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(mut act) = self.act.take() {
+            act();
+        }
+        self.archive.read(buffer)
+    }
+}
+
+#[test]
+fn a_directory_that_vanishes_is_not_made_again() {
+    for archive in [tar(&[file("new", "x")]), tar(&[file("below/new", "x")]), tar(&[dir("new")]), tar(&[link("new", Kind::Symlink, "x")])] {
+        let root = root();
+        let gone = root.path.join("d/sub");
+        let mut source = Before { act: Some(|| std::fs::remove_dir(&gone).unwrap()), archive: &archive };
+        let error = archive::unpack(root.mount.as_fd(), "/d/sub", &mut source, UnpackOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(error.to_string().contains("/d/sub"), "{error}");
+        assert!(!gone.exists());
+    }
+}
+
+/// Whatever an entry needs of the disk: that there is no more of it is not the entry's fault.
+#[test]
+fn a_full_disk_is_told_as_such() {
+    let deep = |name: &str| format!("{}{name}", "x/".repeat(40));
+    let many = |make: &dyn Fn(String) -> (Entry, Vec<u8>)| (0..40).map(|number| make(format!("n{number}"))).collect::<Vec<_>>();
+    for (what, entries) in [
+        ("directories that no entry names", vec![file(&deep("f"), "x")]),
+        ("directories", many(&|name| dir(&name))),
+        ("files", many(&|name| file(&name, ""))),
+        ("links", many(&|name| link(&name, Kind::Symlink, &"t".repeat(2000)))),
+        ("pipes", many(&|name| link(&name, Kind::Fifo, ""))),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), c"size=1m,nr_inodes=20").unwrap();
+        let root = std::fs::File::open(directory.path()).unwrap();
+        let error = archive::unpack(root.as_fd(), "/", &mut tar(&entries).as_slice(), UnpackOptions::default()).unwrap_err();
+        rustix::mount::unmount(directory.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+        let full = matches!(&error, naru_store::Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+        assert!(full, "{what}: {error:?}");
+    }
+}
