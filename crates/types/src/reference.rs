@@ -126,21 +126,34 @@ fn is_tag(tag: &str) -> bool {
     !tag.is_empty() && tag.len() <= 128 && word(tag.as_bytes()[0]) && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
 }
 
+/// What follows `https://`. On its way in a path one of its slashes may have been taken for one too many.
+fn without_scheme(text: &str) -> Option<&str> {
+    let strip =
+        |text| ["https:/", "http:/"].iter().find_map(|scheme| str::strip_prefix(text, scheme)).map(|rest| rest.trim_start_matches('/'));
+    let mut address = strip(text)?;
+    while let Some(rest) = strip(address) {
+        address = rest;
+    }
+    Some(address)
+}
+
 impl FromStr for ImageRef {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let bad = |reason: &str| ParseError { what: "reference", input: text.chars().take(128).collect(), reason: reason.to_owned() };
-        for scheme in ["https://", "http://"] {
-            if let Some(rest) = text.strip_prefix(scheme) {
-                return Err(bad(&format!("a reference has no scheme, use {:?}", rest.chars().take(128).collect::<String>())));
-            }
+        if let Some(address) = without_scheme(text) {
+            let right = ["hub.docker.com/_/", "hub.docker.com/r/"].iter().find_map(|page| address.strip_prefix(page)).unwrap_or(address);
+            let hint = if ImageRef::parse(right).is_ok() { format!(", use {right:?}") } else { String::new() };
+            return Err(bad(&format!("invalid reference format: a reference has no scheme{hint}")));
         }
         if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(bad("cannot be 64 hex digits, that is an image id"));
+            return Err(bad("invalid reference format: 64 hex digits are an image's id"));
         }
         let (rest, digest) = match text.split_once('@') {
-            Some((rest, digest)) => (rest, Some(digest.parse::<Digest>().map_err(|e| bad(&e.reason))?)),
+            Some((rest, digest)) => {
+                (rest, Some(digest.parse::<Digest>().map_err(|e| bad(&format!("invalid reference format: {}", e.reason)))?))
+            }
             None => (text, None),
         };
         // A colon after the last slash starts the tag; one before it belongs to a port.
@@ -248,6 +261,23 @@ mod tests {
         ] {
             assert!(ImageRef::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_right_form_is_told() {
+        for (text, right) in [
+            ("https://docker.io/library/debian:13", "docker.io/library/debian:13"),
+            ("http:/127.0.0.1:5000/a", "127.0.0.1:5000/a"),
+            ("https://hub.docker.com/_/debian", "debian"),
+            ("https://hub.docker.com/r/bitnami/git", "bitnami/git"),
+            ("https://http://a", "a"),
+            ("Debian", "debian"),
+        ] {
+            let reason = ImageRef::parse(text).unwrap_err().reason;
+            assert!(reason.starts_with("invalid reference format: ") && reason.ends_with(&format!(", use {right:?}")), "{text}: {reason}");
+        }
+        let nothing = ImageRef::parse(&"https://".repeat(100_000)).unwrap_err().reason;
+        assert_eq!(nothing, "invalid reference format: a reference has no scheme");
     }
 
     proptest! {

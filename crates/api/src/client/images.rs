@@ -22,8 +22,12 @@ pub struct PullOptions {
     pub auth: String,
 }
 
-/// The path of an image: its name may hold slashes, which stay.
+/// The path of an image: its name may hold slashes, which stay. Of two in a row servers make one: such a name, as that of an
+/// address, is encoded as a whole, so that the answer speaks of what was asked for.
 fn image_path(name: &str, verb: &str) -> String {
+    if name.contains("//") || name.ends_with('/') {
+        return super::path("images", name, verb);
+    }
     format!("/images/{}{verb}", name.split('/').map(crate::query::encode).collect::<Vec<_>>().join("/"))
 }
 
@@ -70,10 +74,14 @@ impl Client {
         self.stream("import image", Method::POST, "/images/create", query, body).await
     }
 
-    /// `POST /images/create` from a registry.
+    /// `POST /images/create` from a registry. Naru's engine also tells what all layers weigh.
     pub async fn image_pull(&self, options: &PullOptions) -> Result<ByteStream, ClientError> {
         let mut query = Query::new();
-        query.push("fromImage", options.name.clone()).text("tag", &options.tag).text("platform", &options.platform.to_lowercase());
+        query
+            .push("fromImage", options.name.clone())
+            .text("tag", &options.tag)
+            .text("platform", &options.platform.to_lowercase())
+            .push("totals", "1");
         let auth = [(REGISTRY_AUTH, options.auth.as_str())];
         let headers = if options.auth.is_empty() { &[][..] } else { &auth[..] };
         let response = self.call("pull", Method::POST, "/images/create", &query, Body::empty(), headers).await?;

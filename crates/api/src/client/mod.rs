@@ -285,7 +285,8 @@ impl Client {
         ClientError::Api { status: status.as_u16(), message }
     }
 
-    /// One call: `path` without version, any body. Statuses from 400 on are errors.
+    /// One call: `path` without version, any body. Statuses from 400 on are errors, and so are redirects: an engine sends
+    /// them for a path that it would have cleaned, and its answer has nothing of what was asked for.
     pub async fn call(
         &self,
         what: &'static str,
@@ -299,7 +300,8 @@ impl Client {
         let target = if query.is_empty() { format!("/v{version}{path}") } else { format!("/v{version}{path}?{query}") };
         let request = self.request(what, method, target, body, headers)?;
         let response = self.send(what, request).await?;
-        if response.status().is_client_error() || response.status().is_server_error() {
+        let redirected = response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED;
+        if redirected || response.status().is_client_error() || response.status().is_server_error() {
             return Err(Self::refusal(what, response).await);
         }
         Ok(response)

@@ -171,18 +171,9 @@ pub fn security_options(options: &[String]) -> Parsed<(Vec<String>, bool)> {
     Ok((out, unconfined))
 }
 
-/// An image's name; errors in the words of Docker's clients.
+/// An image's name; errors begin with the words of Docker's clients.
 pub fn reference(text: &str) -> Parsed<naru_types::ImageRef> {
-    naru_types::ImageRef::parse(text).map_err(|_| {
-        let name = text.split('@').next().unwrap_or(text);
-        let (path, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).unwrap_or((name, ""));
-        let lower = format!("{}{}{tag}", path.to_lowercase(), if tag.is_empty() { "" } else { ":" });
-        if path.chars().any(char::is_uppercase) && naru_types::ImageRef::parse(&lower).is_ok() {
-            let library = if path.contains('/') { "" } else { "library/" };
-            return format!("invalid reference format: repository name ({library}{path}) must be lowercase");
-        }
-        "invalid reference format".to_owned()
-    })
+    naru_types::ImageRef::parse(text).map_err(|error| error.reason)
 }
 
 /// An error of opening a file, as Go says it.
