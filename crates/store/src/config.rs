@@ -3,7 +3,7 @@
 //! Images in the wild have `null`s, missing fields and fields of their builder. Reading accepts them; the bytes as they
 //! came are kept, because the image's id is their digest.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use naru_types::{Digest, Platform};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,10 +91,10 @@ pub struct RunConfig {
     #[serde(default, rename = "Env", deserialize_with = "null", skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
     /// The program and its first arguments.
-    #[serde(default, rename = "Entrypoint", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "Entrypoint", deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// Further arguments, or the program.
-    #[serde(default, rename = "Cmd", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "Cmd", deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Paths that get a volume of their own.
     #[serde(default, rename = "Volumes", with = "key_set", skip_serializing_if = "BTreeSet::is_empty")]
@@ -118,7 +118,7 @@ pub struct RunConfig {
     #[serde(default, rename = "OnBuild", deserialize_with = "null", skip_serializing_if = "Vec::is_empty")]
     pub on_build: Vec<String>,
     /// Docker: the shell of shell forms.
-    #[serde(default, rename = "Shell", skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "Shell", deserialize_with = "words", skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,
     /// Docker: arguments are already escaped (Windows).
     #[serde(default, rename = "ArgsEscaped", deserialize_with = "null", skip_serializing_if = "is_false")]
@@ -231,6 +231,23 @@ impl ImageConfig {
         Ok(config)
     }
 
+    /// Refuses a history that cannot be that of the layers, and times that are none. Only what comes from outside is asked:
+    /// an image that is here stays readable.
+    pub(crate) fn check_history(&self) -> Result<()> {
+        let (made, layers) = (self.history.iter().filter(|step| !step.empty_layer).count(), self.rootfs.diff_ids.len());
+        if made > layers {
+            return Err(Error::invalid(
+                "image config",
+                format!("its history has {made} steps that made a layer, it names {layers} layers"),
+            ));
+        }
+        let mut times = self.created.iter().chain(self.history.iter().filter_map(|step| step.created.as_ref()));
+        match times.find(|text| !is_time(text)) {
+            Some(text) => Err(Error::invalid("image config", format!("{:?} is not a time", printable(text.as_bytes())))),
+            None => Ok(()),
+        }
+    }
+
     /// The bytes the config was read from, or its JSON when it was made here.
     pub fn raw(&self) -> Arc<[u8]> {
         if self.raw.0.is_empty() { self.to_json().into() } else { self.raw.0.clone() }
@@ -252,6 +269,12 @@ impl ImageConfig {
     }
 }
 
+/// RFC 3339, or what older builders write for no time at all. Go's years reach further than those of a timestamp.
+fn is_time(text: &str) -> bool {
+    let day_and_time = || text.get(..19).is_some_and(|start| start.parse::<jiff::civil::DateTime>().is_ok());
+    text.is_empty() || text.parse::<jiff::Timestamp>().is_ok() || (text.ends_with('Z') && day_and_time())
+}
+
 fn layers_word() -> String {
     "layers".into()
 }
@@ -267,6 +290,20 @@ fn is_zero(value: &i64) -> bool {
 /// `null` is the same as absent.
 pub(crate) fn null<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A list of words; images of old have a single one without its list.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(Option::<Words>::deserialize(deserializer)?.map(|words| match words {
+        Words::One(word) => vec![word],
+        Words::Several(words) => words,
+    }))
 }
 
 /// Go's `map[string]struct{}`: `{"80/tcp": {}}`.
@@ -312,6 +349,31 @@ mod tests {
             ["", "null", "[]", "{", "1", r#"{"rootfs":{"type":"zfs"}}"#, r#"{"rootfs":{"diff_ids":["../x"]}}"#, "{}{}", &many, &deep]
         {
             assert!(ImageConfig::parse(text.as_bytes()).is_err(), "{}", &text[..text.len().min(60)]);
+        }
+    }
+
+    #[test]
+    fn a_word_is_a_list_of_one() {
+        let text = r#"{"config":{"Cmd":"echo hi","Entrypoint":["/bin/sh","-c"],"Shell":null}}"#;
+        let config = ImageConfig::parse(text.as_bytes()).unwrap().config;
+        assert_eq!(config.cmd, Some(vec!["echo hi".to_owned()]));
+        assert_eq!((config.entrypoint.map(|words| words.len()), config.shell), (Some(2), None));
+        assert!(ImageConfig::parse(br#"{"config":{"Cmd":[["x"]]}}"#).is_err());
+    }
+
+    #[test]
+    fn times() {
+        for text in ["", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2024-05-06T07:08:09.123456789+02:00"] {
+            assert!(is_time(text), "{text}");
+        }
+        for text in [
+            "not a time",
+            "Z",
+            "2024-13-06T07:08:09Z",
+            "é-01-01T00:00:00Z",
+            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}Z",
+        ] {
+            assert!(!is_time(text), "{text}");
         }
     }
 

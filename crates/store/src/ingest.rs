@@ -399,6 +399,7 @@ impl Ingest {
 
     /// Records an image whose layers were taken in.
     pub fn commit(&self, image: NewImage) -> Result<Digest> {
+        ImageConfig::parse(&image.config)?.check_history()?;
         self.commit_child(image, None)
     }
 

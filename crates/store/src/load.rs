@@ -36,6 +36,13 @@ pub enum Loaded {
     Reference(ImageRef),
     /// An image without a name.
     Id(Digest),
+    /// The image that had the name before; it is told before the one that has it now.
+    Replaced {
+        /// The name.
+        name: ImageRef,
+        /// Who had it.
+        old: Digest,
+    },
 }
 
 impl Store {
@@ -46,11 +53,17 @@ impl Store {
         let mut loaded = Vec::new();
         for image in archive.images()? {
             let references = image.references.clone();
+            let before: Vec<_> = references.iter().map(|name| self.find(&name.canonical()).ok().map(|image| image.id)).collect();
             let id = archive.take_in(&ingest, image)?;
             if references.is_empty() {
-                loaded.push(Loaded::Id(id));
+                loaded.push(Loaded::Id(id.clone()));
             }
-            loaded.extend(references.into_iter().map(Loaded::Reference));
+            for (name, before) in references.into_iter().zip(before) {
+                if let Some(old) = before.filter(|old| *old != id) {
+                    loaded.push(Loaded::Replaced { name: name.clone(), old });
+                }
+                loaded.push(Loaded::Reference(name));
+            }
         }
         Ok(loaded)
     }
@@ -166,7 +179,7 @@ impl Archive<'_> {
                 let name = name.clone().into_bytes();
                 layers.push(DescribedLayer { name, digest, size: None, diff_id: diff_id.clone(), media_type: None });
             }
-            let references = item.repo_tags.iter().map(|tag| ImageRef::parse(tag).map(|r| r.tagged())).collect::<Result<_, _>>()?;
+            let references = item.repo_tags.iter().map(|tag| name_with_tag(tag)).collect::<Result<_, _>>()?;
             let mut image = Described { config, manifest: None, index: None, layers, references };
             if let Some(found) = manifests.get(&id) {
                 self.add_manifest(&mut image, found);
@@ -349,6 +362,14 @@ impl Archive<'_> {
 
 fn first_of(types: [&String; 2], otherwise: &str) -> String {
     types.into_iter().find(|t| !t.is_empty()).cloned().unwrap_or_else(|| otherwise.to_owned())
+}
+
+/// A name of `manifest.json`. One with a digest must not become one with a tag that nobody spoke of.
+fn name_with_tag(text: &str) -> Result<ImageRef> {
+    match ImageRef::parse(text)? {
+        reference if reference.digest.is_some() => Err(invalid(format!("{text:?} is not a name with a tag"))),
+        reference => Ok(reference.tagged()),
+    }
 }
 
 fn blob_name(digest: &Digest) -> Vec<u8> {

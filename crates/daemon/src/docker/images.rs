@@ -74,7 +74,15 @@ fn row(call: &Call, image: &Image) -> Result<models::ImageSummary> {
     let store = call.app.engine.store();
     // Clients before 1.51 take a count for one that was asked for.
     let mut row = summary(image, if call.version >= ApiVersion::new(1, 51) { users(call, image) } else { -1 });
-    if call.query.boolean("shared-size") {
+    if call.version < ApiVersion::new(1, 44) {
+        row.virtual_size = Some(row.size);
+    }
+    // Clients before 1.43 know what has no name by these.
+    if call.version < ApiVersion::new(1, 43) && image.tags.is_empty() && image.digests.is_empty() {
+        row.repo_tags = Some(vec!["<none>:<none>".into()]);
+        row.repo_digests = Some(vec!["<none>@<none>".into()]);
+    }
+    if call.version >= ApiVersion::new(1, 42) && call.query.boolean("shared-size") {
         row.shared_size = i64::try_from(store.shared_size(&image.id)).unwrap_or(i64::MAX);
     }
     if call.version >= ApiVersion::new(1, 48) {
@@ -161,7 +169,7 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
     let run: models::ImageConfig = serde_json::to_value(&config.config)
         .and_then(serde_json::from_value)
         .map_err(|error| ApiError::new(ErrorKind::Internal, format!("cannot show the image's config: {error}")))?;
-    Ok(body::ok(&models::ImageInspect {
+    let answer = models::ImageInspect {
         id: image.id.to_string(),
         repo_tags: repo_tags(&image),
         repo_digests: repo_digests(&image),
@@ -173,8 +181,10 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
         config: Some(run),
         architecture: config.architecture.clone(),
         variant: config.variant.clone(),
-        os: config.os.clone(),
+        // What does not say is for Linux, as everything was when nothing said.
+        os: config.platform().os,
         size: i64::try_from(image.size).unwrap_or(i64::MAX),
+        virtual_size: if call.version < ApiVersion::new(1, 44) { Some(i64::try_from(image.size).unwrap_or(i64::MAX)) } else { None },
         graph_driver: {
             let store = call.app.engine.store();
             convert::image::graph_driver(store.driver(), store.image_directories(&image.layers))
@@ -184,7 +194,19 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
         manifests: if with_manifests { Some(manifests(&call.app, &image)?) } else { None },
         metadata: models::ImageMetadata { last_tag_time: image.last_tagged.map_or_else(|| time::NEVER.to_owned(), time::rfc3339) },
         ..models::ImageInspect::default()
-    }))
+    };
+    if call.version >= ApiVersion::new(1, 50) {
+        return Ok(body::ok(&answer));
+    }
+    // Until then the config had all members of a container's, which clients in languages with strict types look for.
+    let mut answer = serde_json::to_value(&answer).map_err(|error| ApiError::new(ErrorKind::Internal, error.to_string()))?;
+    for member in ["AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"] {
+        answer["Config"][member] = false.into();
+    }
+    for member in ["Domainname", "Hostname", "Image"] {
+        answer["Config"][member] = "".into();
+    }
+    Ok(body::ok(&answer))
 }
 
 /// The image of a name, for the platform asked for.
@@ -334,6 +356,10 @@ pub fn load(call: Call) -> Result<Response> {
                     let text = match item {
                         Loaded::Reference(name) => format!("Loaded image: {}\n", name.familiar()),
                         Loaded::Id(id) => format!("Loaded image ID: {id}\n"),
+                        Loaded::Replaced { name, old } => {
+                            let name = name.familiar();
+                            format!("The image {name} already exists, renaming the old one with ID {old} to empty string\n")
+                        }
                     };
                     message(&models::ProgressMessage { stream: text, ..models::ProgressMessage::default() })
                 })
@@ -392,7 +418,11 @@ fn import_options(query: &Query) -> Result<ImportOptions> {
         message: query.get("message").filter(|text| !text.is_empty()).unwrap_or("Imported from -").to_owned(),
         platform: match query.get("platform").unwrap_or_default() {
             "" => None,
-            text => Some(platform(text)?),
+            text => match platform(text)? {
+                // What could not be loaded cannot be imported.
+                other if other.os != "linux" => return Err(ApiError::invalid("operating system is not supported")),
+                platform => Some(platform),
+            },
         },
     })
 }

@@ -456,6 +456,13 @@ fn hostile_archives() {
         ("wrong diff id", archive(&config(&[Digest::of(b"other")], ""), item)),
         ("diff id with a path", archive(r#"{"rootfs":{"type":"layers","diff_ids":["sha256:../../x"]}}"#, item)),
         ("diff id of md5", archive(r#"{"rootfs":{"type":"layers","diff_ids":["md5:00"]}}"#, item)),
+        ("a name with a digest", archive(&good, &format!(r#"[{{"Config":"c","RepoTags":["x@{id}"],"Layers":["l"]}}]"#))),
+        ("a name with tag and digest", archive(&good, &format!(r#"[{{"Config":"c","RepoTags":["x:1@{id}"],"Layers":["l"]}}]"#))),
+        ("a key twice in the config", archive(&good.replacen("{", r#"{"os":"linux","os":"linux","#, 1), item)),
+        ("a key twice in the manifest", archive(&good, r#"[{"Config":"d","Config":"c","RepoTags":["x"],"Layers":["l"]}]"#)),
+        ("more steps than layers", archive(&good.replacen("{", r#"{"history":[{},{}],"#, 1), item)),
+        ("a time that is none", archive(&good.replacen("{", r#"{"created":"yesterday","#, 1), item)),
+        ("a step at no time", archive(&good.replacen("{", r#"{"history":[{"created":"yesterday"}],"#, 1), item)),
         ("a name that is none", archive(&good, r#"[{"Config":"c","RepoTags":["../X y"],"Layers":["l"]}]"#)),
         (
             "a config called after another digest",
