@@ -9,7 +9,8 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -79,7 +80,7 @@ impl TlsConfigs {
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|e| wrong(e.to_string()))?.dangerous();
         let verifier: Arc<dyn ServerCertVerifier> = if insecure {
-            Arc::new(Unchecked(provider))
+            Arc::new(Unchecked(provider.clone()))
         } else {
             let roots = if extra.authorities.is_empty() {
                 self.roots()
@@ -88,18 +89,36 @@ impl TlsConfigs {
                 roots.add_parsable_certificates(extra.authorities.iter().cloned());
                 Arc::new(roots)
             };
-            let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|e| wrong(e.to_string()))?;
+            let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|e| wrong(e.to_string()))?;
             Arc::new(Checked { inner, pinned: extra.authorities })
         };
         let builder = builder.with_custom_certificate_verifier(verifier);
         let mut made = match extra.identity {
             Some((chain, key)) => {
-                builder.with_client_auth_cert(chain, key).map_err(|e| wrong(format!("the client certificate cannot be used: {e}")))?
+                let identity = identity(&provider, chain, key);
+                let identity = identity.map_err(|e| wrong(format!("the client certificate cannot be used: {e}")))?;
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
             }
             None => builder.with_no_client_auth(),
         };
         made.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(made)
+    }
+}
+
+/// A client's certificate and its key. The server judges the certificate: that this library reads none of version 1, as
+/// `openssl x509 -req` makes them, does not matter.
+fn identity(
+    provider: &CryptoProvider,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> std::result::Result<CertifiedKey, rustls::Error> {
+    let identity = CertifiedKey::new(chain, provider.key_provider.load_private_key(key)?);
+    match identity.keys_match() {
+        Err(error @ (rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) | rustls::Error::NoCertificatesPresented)) => {
+            Err(error)
+        }
+        _ => Ok(identity),
     }
 }
 

@@ -125,6 +125,36 @@ async fn a_registry_that_wants_a_client_certificate() {
     assert!(text.contains("missing client certificate"), "{text}");
     std::fs::copy(certificates.path("client.pem"), own.join("client.cert")).unwrap();
     assert!(matches!(client.tags(&reference, &Credentials::default()).await, Err(Error::NoSuchRepository { .. })));
+    std::fs::copy(certificates.path("server.key"), own.join("client.key")).unwrap();
+    // The other client has a connection still.
+    let text = reason(&client_with(certs.path(), |_| ()), &reference).await;
+    assert!(text.contains("the client certificate cannot be used"), "{text}");
+}
+
+/// As `openssl x509 -req` makes certificates where nobody asks for extensions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_of_version_1() {
+    let certificates = Certificates::new(&["registry.test"]);
+    let openssl = |command: &str| {
+        let words = command.split_whitespace().map(|word| word.strip_prefix('@').map_or(word.into(), |name| certificates.path(name)));
+        let output = std::process::Command::new("openssl").args(words).output().expect("this test needs openssl");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    openssl("req -x509 -newkey rsa:2048 -noenc -keyout @v1-ca.key -out @v1-ca.crt -subj /CN=authority -days 2");
+    openssl("req -newkey rsa:2048 -noenc -keyout @v1.key -out @v1.csr -subj /CN=client");
+    openssl("x509 -req -in @v1.csr -CA @v1-ca.crt -CAkey @v1-ca.key -out @v1.pem -days 2");
+    let options = RegistryOptions { tls: certificates.server(), client_ca: Some(certificates.path("v1-ca.crt")), ..Default::default() };
+    let registry = Registry::with(&options);
+    let (authority, reference) = named(&registry);
+    let certs = tempfile::tempdir().unwrap();
+    let own = certs.path().join(authority);
+    std::fs::create_dir(&own).unwrap();
+    for (from, to) in [("ca.crt", "ca.crt"), ("v1.key", "client.key"), ("v1.pem", "client.cert")] {
+        std::fs::copy(certificates.path(from), own.join(to)).unwrap();
+    }
+    let client = client_with(certs.path(), |_| ());
+    let answer = client.tags(&reference, &Credentials::default()).await;
+    assert!(matches!(answer, Err(Error::NoSuchRepository { .. })), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
