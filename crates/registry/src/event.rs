@@ -32,6 +32,13 @@ pub enum PullEvent {
         /// Where it is.
         state: LayerState,
     },
+    /// What the layers weigh as they travel. It follows the first news of each of them.
+    Sizes {
+        /// Bytes of those that are here and need not come.
+        here: u64,
+        /// The others: the first 12 digits of their digests, and their bytes.
+        missing: Vec<(String, u64)>,
+    },
     /// Something the user should know, e.g. that a mirror failed.
     Notice(String),
     /// The digest of the manifest or index.
@@ -84,6 +91,8 @@ impl PullEvent {
         let line = |id: Option<&str>, status: String| Line { id: id.map(str::to_owned), status, progress: None };
         match self {
             PullEvent::Pulling { reference, repository } => line(Some(reference), format!("Pulling from {repository}")),
+            // Docker has no word for it.
+            PullEvent::Sizes { here, missing } => line(None, format!("{} layers are missing, {here} bytes here", missing.len())),
             PullEvent::Notice(text) => line(None, text.clone()),
             PullEvent::Digest(digest) => line(None, format!("Digest: {digest}")),
             PullEvent::Done { reference, up_to_date: true } => line(None, format!("Status: Image is up to date for {reference}")),

@@ -280,7 +280,7 @@ impl Pull {
         let alive = Alive::new();
         let (diff_ids, told) = watch::channel(None);
         let config = self.config(session, &chosen.content, diff_ids);
-        let layers = self.layers(session, &ingest, &chosen.content.layers, &known, &alive, told);
+        let layers = self.layers(session, &ingest, &chosen.content, &known, &alive, told);
         let judge = |error: &Error| {
             if error.condemns() {
                 ingest.spoil();
@@ -325,7 +325,7 @@ impl Pull {
         &self,
         session: &Session,
         ingest: &Arc<Ingest>,
-        layers: &[Descriptor],
+        manifest: &Manifest,
         known: &HashMap<Digest, Digest>,
         alive: &Alive,
         told: watch::Receiver<DiffIds>,
@@ -333,11 +333,18 @@ impl Pull {
         let mut here: HashMap<Digest, LayerBlob> = HashMap::new();
         let mut tasks = JoinSet::new();
         let mut asked: Vec<&Digest> = Vec::new();
+        let layers = &manifest.layers;
+        // Another name for an image that is here: its layers are no news.
+        let another_name = self.store.find(&manifest.config.digest.to_string()).is_ok();
+        let (mut present, mut missing) = (0_u64, Vec::new());
         for (at, layer) in layers.iter().enumerate().filter(|(_, layer)| !asked_before(&mut asked, &layer.digest)) {
             let news = LayerNews::new(self.news.clone(), &layer.digest);
             let found = known.get(&layer.digest).and_then(|diff_id| ingest.known_layer(&layer.digest, diff_id));
             if let Some(found) = found {
-                news.tell(LayerState::Exists);
+                if !another_name {
+                    news.tell(LayerState::Exists);
+                }
+                present = present.saturating_add(layer.size);
                 here.insert(layer.digest.clone(), LayerBlob { media_type: layer_type(layer, &found.media_type), ..found });
                 continue;
             }
@@ -353,7 +360,9 @@ impl Pull {
                 told: told.clone(),
             };
             tasks.spawn(task.run());
+            missing.push((layer.digest.short(), layer.size));
         }
+        self.news.tell(PullEvent::Sizes { here: present, missing });
         while let Some(ended) = tasks.join_next().await {
             let blob = ended.map_err(|_| Error::Cancelled("the pull of a layer"))??;
             here.insert(blob.digest.clone(), blob);

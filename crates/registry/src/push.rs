@@ -8,7 +8,7 @@ use crate::flight::News;
 use crate::session::Session;
 use crate::upload::{Arrived, Source, Tell, Upload};
 use bytes::Bytes;
-use naru_store::{Image, LayerBlob, Store};
+use naru_store::{Image, LayerBlob, Store, VariantKind};
 use naru_types::{Digest, ImageRef, Platform};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,9 +70,12 @@ impl Client {
         }
         let reference = reference.tagged();
         let image = find(store, &reference)?;
-        if let Some(platform) = options.platform.filter(|platform| *platform != image.config.platform()) {
-            return Err(Error::OtherPlatform { reference: reference.familiar(), platform: platform.to_string() });
-        }
+        let image = match options.platform.filter(|platform| *platform != image.config.platform()) {
+            None => image,
+            // Others of the index that the image came with may be here, too.
+            Some(platform) => variant(store, &image, &platform)?
+                .ok_or_else(|| Error::OtherPlatform { reference: reference.familiar(), platform: platform.to_string() })?,
+        };
         let credentials = options.credentials;
         let key = PushKey {
             store: store.root().to_owned(),
@@ -109,6 +112,18 @@ impl Client {
     }
 }
 
+/// The image for another platform that an image is one with.
+fn variant(store: &Store, image: &Image, wanted: &Platform) -> Result<Option<Image>> {
+    let fits = |found: &Platform| {
+        found.os == wanted.os && found.architecture == wanted.architecture && (wanted.variant.is_none() || wanted.variant == found.variant)
+    };
+    let found = store.variants_of(image)?.into_iter().find_map(|variant| match variant.kind {
+        VariantKind::Image { platform: Some(platform) } if fits(&platform) => variant.image,
+        _ => None,
+    });
+    Ok(found.map(|id| store.image(&id)).transpose()?)
+}
+
 fn find(store: &Store, reference: &ImageRef) -> Result<Image> {
     let error = match store.find(&reference.canonical()) {
         Ok(image) => return Ok(image),
@@ -136,7 +151,8 @@ struct Push {
 impl Push {
     async fn run(self) -> Result<Pushed> {
         self.news.tell(PushEvent::Pushing { repository: format!("{}/{}", self.reference.domain, self.reference.path) });
-        for layer in &self.image.layers {
+        // The uppermost first, as Docker's clients show them.
+        for layer in self.image.layers.iter().rev() {
             self.news.tell(PushEvent::Layer { id: layer.short(), state: UploadState::Preparing });
         }
         let session = self.client.session(&self.reference, &self.credentials, "push,pull").await?;

@@ -195,6 +195,7 @@ pub async fn pull(call: Call) -> Result<Response> {
         text => Some(platform(text)?),
     };
     let options = PullOptions { platform, credentials: credentials(call.request.headers()) };
+    let totals = call.query.boolean("totals");
     let engine = call.app.engine.clone();
     transfer(
         move |lines| async move {
@@ -205,6 +206,13 @@ pub async fn pull(call: Call) -> Result<Response> {
             let tell = move |event: PullEvent| match event {
                 // Docker says once what became of a repository.
                 PullEvent::Done { up_to_date, .. } if all_tags => drop(told.fetch_or(!up_to_date, Relaxed)),
+                // Only for who asks: Docker's stream has no such thing.
+                PullEvent::Sizes { here, missing } if totals => {
+                    let missing: HashMap<String, u64> = missing.into_iter().collect();
+                    let aux = Some(serde_json::json!({ "Present": here, "Missing": missing }));
+                    out.send(models::ProgressMessage { aux, ..models::ProgressMessage::default() });
+                }
+                PullEvent::Sizes { .. } => {}
                 PullEvent::Pulling { reference, repository } => {
                     let event = PullEvent::Pulling { reference: digest.clone().unwrap_or(reference), repository };
                     out.send(models::ProgressMessage { progress_detail: None, ..wire_line(event.line()) });

@@ -40,9 +40,15 @@ pub async fn show(mut lines: JsonLines<ProgressMessage>, target: Target, mut aux
     let terminal = target.is_terminal();
     let width = if terminal { usize::from(crate::stream::terminal::size().1).max(40) } else { 0 };
     let mut rows: BTreeMap<String, usize> = BTreeMap::new();
+    let mut totals: Option<Totals> = None;
     while let Some(message) = lines.next().await? {
         if let Some(value) = message.aux {
-            aux(value);
+            totals = Totals::of(&value);
+            match &totals {
+                Some(totals) if terminal => target.write(&redraw(&totals.message(), &mut rows, width))?,
+                Some(_) => {}
+                None => aux(value),
+            }
             continue;
         }
         if let Some(error) = message.error_detail {
@@ -66,8 +72,62 @@ pub async fn show(mut lines: JsonLines<ProgressMessage>, target: Target, mut aux
             continue;
         }
         target.write(&redraw(&message, &mut rows, width))?;
+        if let Some(totals) = &mut totals
+            && totals.moved(&message)
+        {
+            target.write(&redraw(&totals.message(), &mut rows, width))?;
+        }
     }
     Ok(())
+}
+
+/// What a pull fetches in all: a row below those of the layers.
+struct Totals {
+    /// Bytes of the layers that were here.
+    present: i64,
+    /// Bytes of the others, by layer, and of these how many have come.
+    missing: BTreeMap<String, (i64, i64)>,
+}
+
+impl Totals {
+    fn of(aux: &serde_json::Value) -> Option<Totals> {
+        let present = aux.get("Present")?.as_i64()?;
+        let missing = aux.get("Missing")?.as_object()?.iter();
+        let missing = missing.map(|(id, size)| Some((id.clone(), (size.as_i64()?, 0)))).collect::<Option<_>>()?;
+        Some(Totals { present, missing })
+    }
+
+    /// Takes note of a layer; true when there is something to show.
+    fn moved(&mut self, message: &ProgressMessage) -> bool {
+        let Some((size, come)) = self.missing.get_mut(&message.id) else { return false };
+        let before = *come;
+        match message.status.as_str() {
+            "Downloading" => *come = message.progress_detail.as_ref().map_or(0, |detail| detail.current).clamp(0, *size),
+            // The last news of what comes may be of a little less than all.
+            "Verifying Checksum" | "Download complete" | "Pull complete" => *come = *size,
+            // Another pull has brought it meanwhile.
+            "Already exists" => {
+                self.present = self.present.saturating_add(*size);
+                self.missing.remove(&message.id);
+                return true;
+            }
+            _ => {}
+        }
+        *come != before
+    }
+
+    fn message(&self) -> ProgressMessage {
+        let add = |(size, come): (i64, i64), (more, came): &(i64, i64)| (size.saturating_add(*more), come.saturating_add(*came));
+        let (total, current) = self.missing.values().fold((0, 0), add);
+        #[expect(clippy::cast_precision_loss, reason = "sizes are shown with four digits")]
+        let human = |bytes: i64| human_size(bytes as f64);
+        let status = match self.present {
+            0 => "Fetching".to_owned(),
+            present => format!("Fetching ({} of {} saved)", human(present), human(present.saturating_add(total))),
+        };
+        let detail = naru_api::models::ProgressDetail { current, total, ..Default::default() };
+        ProgressMessage { id: "Total".into(), status, progress_detail: Some(detail), ..ProgressMessage::default() }
+    }
 }
 
 /// The bytes that bring one message to its place on the terminal.
@@ -131,6 +191,29 @@ mod tests {
         assert_eq!(bar(&detail(50, 100), 80), "50B/100B");
         let half = bar(&detail(50, 100), 200);
         assert!(half.starts_with(&format!("[{}>", "=".repeat(25))) && half.ends_with("]      50B/100B"), "{half}");
+    }
+
+    #[test]
+    fn totals_follow_the_layers() {
+        assert!(Totals::of(&serde_json::json!({"Tag": "1", "Size": 5})).is_none(), "that is of a push");
+        let aux = serde_json::json!({"Present": 4000, "Missing": {"a": 1000, "b": 5000, "c": 2000}});
+        let mut totals = Totals::of(&aux).expect("all is there");
+        let message = |id: &str, status: &str, current| ProgressMessage {
+            id: id.to_owned(),
+            status: status.to_owned(),
+            progress_detail: Some(ProgressDetail { current, total: 5000, ..ProgressDetail::default() }),
+            ..ProgressMessage::default()
+        };
+        assert!(!totals.moved(&message("a", "Waiting", 0)) && !totals.moved(&message("other", "Downloading", 5)));
+        assert!(totals.moved(&message("a", "Downloading", 900)) && totals.moved(&message("b", "Downloading", 2500)));
+        assert!(!totals.moved(&message("b", "Downloading", 2500)), "nothing is new");
+        let mut rows = BTreeMap::new();
+        assert_eq!(redraw(&totals.message(), &mut rows, 80), "Total: Fetching (4kB of 12kB saved) 3.4kB/8kB\n");
+        assert!(totals.moved(&message("a", "Verifying Checksum", 0)) && !totals.moved(&message("a", "Extracting", 5)));
+        assert!(redraw(&totals.message(), &mut rows, 80).contains("Total: Fetching (4kB of 12kB saved) 3.5kB/8kB"));
+        // Another pull brought the third.
+        assert!(totals.moved(&message("c", "Already exists", 0)) && totals.moved(&message("b", "Pull complete", 0)));
+        assert!(redraw(&totals.message(), &mut rows, 80).contains("Total: Fetching (6kB of 12kB saved) 6kB/6kB"));
     }
 
     #[test]

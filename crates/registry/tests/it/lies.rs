@@ -189,6 +189,8 @@ async fn configs_are_what_they_should_be() {
         ("deep", format!(r#"{{"history":{}"#, "[".repeat(200_000)), ""),
         ("wrong types", other("config", json!([1])), ""),
         ("history of numbers", other("history", json!([1, 2])), ""),
+        ("more steps than layers", other("history", json!([{}, {"empty_layer": true}, {}])), "history"),
+        ("a time that is none", other("created", json!("yesterday")), "not a time"),
         ("another system", other("os", json!("windows")), "operating system"),
         ("a system that is a path", other("os", json!("../../x")), "operating system"),
         ("another kind of root", other("rootfs", json!({"type": "zfs", "diff_ids": []})), "zfs"),

@@ -331,6 +331,8 @@ pub async fn push(client: &Client, store: &Arc<Store>, reference: &ImageRef, opt
 pub fn pull_lines(events: &[PullEvent]) -> Vec<String> {
     events
         .iter()
+        // Docker has no line for it.
+        .filter(|event| !matches!(event, PullEvent::Sizes { .. }))
         .map(|event| {
             let line = event.line();
             line.id.map(|id| format!("{id}: ")).unwrap_or_default() + &line.status
