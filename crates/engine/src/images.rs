@@ -9,10 +9,18 @@ use naru_store::{
     SaveOptions, Store,
 };
 use naru_types::{ContainerId, Digest, ImageRef};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+
+/// The labels of an image as its events have them. Many events are kept: labels of megabytes are left out.
+pub(crate) fn labels(image: &Image) -> BTreeMap<String, String> {
+    const MAX: usize = 64 << 10;
+    let labels = &image.config.config.labels;
+    let size: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size <= MAX { labels.clone() } else { BTreeMap::new() }
+}
 
 impl Engine {
     /// Runs `work` with the store on a worker thread.
@@ -41,7 +49,14 @@ impl Engine {
     }
 
     fn image_event(&self, action: &str, id: &Digest, name: String) {
-        self.events().publish(ObjectKind::Image, action, id.to_string(), BTreeMap::from([("name".to_owned(), name)]));
+        let labels = self.store().image(id).map(|image| labels(&image)).unwrap_or_default();
+        self.image_event_with(action, id, name, labels);
+    }
+
+    /// The labels of an image are attributes of its events; those of one that is gone are known to who removed it.
+    fn image_event_with(&self, action: &str, id: &Digest, name: String, mut attributes: BTreeMap<String, String>) {
+        attributes.insert("name".to_owned(), name);
+        self.events().publish(ObjectKind::Image, action, id.to_string(), attributes);
     }
 
     /// All images.
@@ -81,7 +96,7 @@ impl Engine {
                 })
             })
             .await?;
-        self.removal_events(&removed, &image.id);
+        self.removal_events(&removed, &image.id, &labels(&image));
         Ok(removed)
     }
 
@@ -92,20 +107,21 @@ impl Engine {
         selected: impl Fn(&Image) -> bool + Send + 'static,
     ) -> Result<(Vec<Removed>, u64)> {
         let engine = self.clone();
+        let labels: HashMap<Digest, _> = self.images().into_iter().map(|image| (image.id.clone(), labels(&image))).collect();
         let work = move |store: &Arc<Store>| store.prune(PruneOptions { dangling_only }, &selected, &|id| engine.image_users(id));
         let (removed, freed) = self.with_store(work).await?;
         for group in removed.split_inclusive(|item| matches!(item, Removed::Deleted(_))) {
             if let Some(Removed::Deleted(id)) = group.last() {
-                self.removal_events(group, id);
+                self.removal_events(group, id, &labels.get(id).cloned().unwrap_or_default());
             }
         }
         Ok((removed, freed))
     }
 
-    fn removal_events(&self, removed: &[Removed], id: &Digest) {
+    fn removal_events(&self, removed: &[Removed], id: &Digest, labels: &BTreeMap<String, String>) {
         for item in removed {
             match item {
-                Removed::Untagged(name) => self.image_event("untag", id, name.familiar()),
+                Removed::Untagged(name) => self.image_event_with("untag", id, name.familiar(), labels.clone()),
                 Removed::Deleted(id) => self.image_event("delete", id, id.to_string()),
                 Removed::Layer(_) => {}
             }

@@ -8,13 +8,14 @@ use naru_registry::{
 };
 use naru_store::{LayerBlob, Repaired};
 use naru_types::ImageRef;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Read;
 
 impl Engine {
     fn travel_event(&self, action: &str, name: &ImageRef) {
-        let name = name.familiar();
-        self.events().publish(ObjectKind::Image, action, name.clone(), BTreeMap::from([("name".to_owned(), name)]));
+        let mut attributes = self.image(&name.canonical()).map(|image| crate::images::labels(&image)).unwrap_or_default();
+        attributes.insert("name".to_owned(), name.familiar_name());
+        self.events().publish(ObjectKind::Image, action, name.familiar(), attributes);
     }
 
     /// Pulls an image, or all tags of a repository. Dropping the future stops it; what has arrived is kept for the next.

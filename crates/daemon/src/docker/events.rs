@@ -9,6 +9,7 @@ use naru_api::filters::Filters;
 use naru_api::models;
 use naru_api::version::ApiVersion;
 use naru_engine::events::{Event, ObjectKind};
+use naru_types::ImageRef;
 use tokio::sync::broadcast::error::RecvError;
 
 const FILTERS: [&str; 15] = [
@@ -77,7 +78,9 @@ fn takes(filters: &Filters, event: &Event) -> bool {
 /// The image of a container's event, with or without its tag.
 fn image_name(event: &Event, wanted: &str) -> bool {
     let image = event.attributes.get("image").or_else(|| event.attributes.get("name").filter(|_| event.kind == ObjectKind::Image));
-    image.is_some_and(|image| image == wanted || image.split(':').next() == Some(wanted))
+    // A colon may also be that of a port.
+    let without_tag = |image: &str| ImageRef::parse(image).ok().map(|reference| reference.familiar_name());
+    image.is_some_and(|image| image == wanted || without_tag(image).as_deref() == Some(wanted))
 }
 
 /// `GET /events`.
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn filters_select() {
         let attributes = BTreeMap::from([
-            ("image".to_owned(), "busybox:1".to_owned()),
+            ("image".to_owned(), "reg.example:5000/busybox:1".to_owned()),
             ("name".to_owned(), "web".to_owned()),
             ("tier".to_owned(), "a".to_owned()),
         ]);
@@ -163,7 +166,10 @@ mod tests {
             (r#"{"event":["start","die"]}"#, false),
             (r#"{"container":["web"]}"#, true),
             (r#"{"container":["abcd"],"event":["die"]}"#, false),
-            (r#"{"image":["busybox"]}"#, true),
+            (r#"{"image":["reg.example:5000/busybox"]}"#, true),
+            (r#"{"image":["reg.example:5000/busybox:1"]}"#, true),
+            (r#"{"image":["reg.example"]}"#, false),
+            (r#"{"image":["reg.example:5000/busybox:2"]}"#, false),
             (r#"{"label":["tier=a"]}"#, true),
             (r#"{"label":["tier=b"]}"#, false),
             (r#"{"volume":["v"]}"#, false),
