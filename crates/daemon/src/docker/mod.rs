@@ -90,6 +90,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     let head = method == Method::HEAD;
     let log = tracing::debug_span!("call", %method, path);
     let call = Call { app, version, query, request };
+    let segments = with_slashes(segments);
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let owner = Arc::clone(&call.app);
     let _working = owner.requests.read().await;
@@ -111,6 +112,34 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
 
 fn strip(response: Response) -> Response {
     body::empty(response.status())
+}
+
+/// Nothing but an image has slashes in its name, but one may be asked for: clients that look for an object of any kind take
+/// the name of an image for one of a container, and go on when the answer is that there is none.
+fn with_slashes(mut segments: Vec<String>) -> Vec<String> {
+    const CONTAINER: [&str; 19] = [
+        "archive", "attach", "changes", "exec", "export", "json", "kill", "logs", "pause", "rename", "resize", "restart", "start", "stats",
+        "stop", "top", "unpause", "update", "wait",
+    ];
+    let verbs: &[&str] = match segments.first().map(String::as_str) {
+        Some("containers") => &CONTAINER,
+        Some("networks") => &["connect", "disconnect"],
+        Some("plugins") => &["json"],
+        Some("volumes") => &[],
+        _ => return segments,
+    };
+    let is_verb = |segment: &String| verbs.contains(&segment.as_str());
+    let verb = match segments.as_slice() {
+        [_, _, .., attach, ws] if attach == "attach" && ws == "ws" => 2,
+        [_, _, .., last] if is_verb(last) => 1,
+        _ => 0,
+    };
+    let checkpoints = segments.get(2).is_some_and(|segment| segment == "checkpoints");
+    if !checkpoints && segments.len() > 2 + verb {
+        let name = segments[1..segments.len() - verb].join("/");
+        segments.splice(1..segments.len() - verb, [name]);
+    }
+    segments
 }
 
 /// gorilla/mux redirects to the cleaned path.
@@ -293,6 +322,29 @@ mod tests {
         assert!(check_version(Some("1.23")).is_err());
         assert!(check_version(Some("1.99")).unwrap_err().message.contains("too new"));
         assert!(check_version(None).is_ok());
+    }
+
+    #[test]
+    fn names_with_slashes() {
+        for (path, expected) in [
+            ("containers/a/json", &["containers", "a", "json"][..]),
+            ("containers/a/b/json", &["containers", "a/b", "json"]),
+            ("containers/h:1/a/b:c/json", &["containers", "h:1/a/b:c", "json"]),
+            ("containers/a/b", &["containers", "a/b"]),
+            ("containers/a/b/attach/ws", &["containers", "a/b", "attach", "ws"]),
+            ("containers/a/attach/ws", &["containers", "a", "attach", "ws"]),
+            ("containers/a/checkpoints/b", &["containers", "a", "checkpoints", "b"]),
+            ("containers/json", &["containers", "json"]),
+            ("networks/a/b/connect", &["networks", "a/b", "connect"]),
+            ("networks/a/b", &["networks", "a/b"]),
+            ("networks/", &["networks", ""]),
+            ("volumes/a/b", &["volumes", "a/b"]),
+            ("volumes", &["volumes"]),
+            ("plugins/a/b/json", &["plugins", "a/b", "json"]),
+            ("images/a/b/json", &["images", "a", "b", "json"]),
+        ] {
+            assert_eq!(with_slashes(path.split('/').map(str::to_owned).collect()), expected, "{path}");
+        }
     }
 
     #[test]

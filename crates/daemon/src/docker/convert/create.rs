@@ -168,10 +168,12 @@ fn merge_image(config: &mut ContainerConfig, image: &Image) {
         config.entrypoint = None;
     }
     let key = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
-    let own = config.env.take().unwrap_or_default();
-    let mut env: Vec<String> = defaults.env.iter().filter(|entry| !own.iter().any(|mine| key(mine) == key(entry))).cloned().collect();
+    let mut env = config.env.take().unwrap_or_default();
+    // What the user gives comes first, as `inspect` shows it.
+    let of_image: Vec<String> = defaults.env.iter().filter(|entry| !env.iter().any(|mine| key(mine) == key(entry))).cloned().collect();
+    env.extend(of_image);
     // A name without a value removes the image's variable.
-    env.extend(own.into_iter().filter(|entry| entry.contains('=')));
+    env.retain(|entry| entry.contains('='));
     config.env = Some(env);
     for (name, value) in &defaults.labels {
         config.labels.get_or_insert_default().entry(name.clone()).or_insert_with(|| value.clone());
