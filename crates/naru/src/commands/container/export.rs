@@ -84,8 +84,7 @@ pub async fn save(mut stream: ByteStream, path: Option<&str>) -> Result<()> {
         }
         return Ok(());
     }
-    let temporary = Temporary::new(target);
-    let mut file = std::fs::File::create(&temporary.0).map_err(|error| Failure::message(crate::parse::open_error(path, &error)))?;
+    let (temporary, mut file) = Temporary::create(target).map_err(|error| Failure::message(crate::parse::open_error(path, &error)))?;
     while let Some(chunk) = stream.chunk().await? {
         file.write_all(&chunk)?;
     }
@@ -97,9 +96,20 @@ pub async fn save(mut stream: ByteStream, path: Option<&str>) -> Result<()> {
 struct Temporary(std::path::PathBuf);
 
 impl Temporary {
-    fn new(target: &std::path::Path) -> Self {
+    /// A new file beside the target, for its owner alone as Docker's is: an image may hold what is nobody else's business.
+    /// In a directory of others something may have the name; it is neither followed nor written to.
+    fn create(target: &std::path::Path) -> std::io::Result<(Self, std::fs::File)> {
+        use std::os::unix::fs::OpenOptionsExt as _;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        Self(target.with_file_name(format!(".tmp-{name}{}", std::process::id())))
+        let mut number = 0;
+        loop {
+            let path = target.with_file_name(format!(".tmp-{name}{}-{number}", std::process::id()));
+            match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+                Ok(file) => return Ok((Self(path), file)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && number < 1000 => number += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
