@@ -73,16 +73,15 @@ fn load_and_run(case: &str, layers: &[Vec<u8>], script: &str) -> Result<Done, St
     Ok(done)
 }
 
-#[test]
-fn layers_write_nothing_outside_their_root() {
-    let canary = Canary::new();
+/// Archives, one after the other, that want to write to the canary.
+fn escapes(canary: &Canary) -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let (path, up) = (canary.path(), canary.up());
     let relative = path.trim_start_matches('/');
     let file = |name: &str| entry(b'0', name, "", b"planted");
     let link = |name: &str, target: &str| entry(b'2', name, target, b"");
     let hard = |name: &str, target: &str| entry(b'1', name, target, b"");
     let folder = |name: &str| entry(b'5', name, "", b"");
-    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+    vec![
         ("dot dot", vec![archive(&[file(&format!("{up}/planted"))])]),
         ("dot dot inside", vec![archive(&[file(&format!("etc/{up}/planted"))])]),
         ("absolute name", vec![archive(&[file(&format!("{path}/planted"))])]),
@@ -111,12 +110,39 @@ fn layers_write_nothing_outside_their_root() {
         ("whiteout of a path", vec![archive(&[file(&format!("etc/.wh../{relative}/secret"))])]),
         ("path in a record", vec![archive(&[[pax(&[("path", &format!("{up}/planted"))]), file("x")].concat()])]),
         ("link in a record", vec![archive(&[[pax(&[("linkpath", &format!("{path}/secret"))]), hard("h", "x")].concat(), file("h")])]),
-    ];
-    for (case, layers) in cases {
+    ]
+}
+
+#[test]
+fn layers_write_nothing_outside_their_root() {
+    let canary = Canary::new();
+    for (case, layers) in escapes(&canary) {
         let outcome = load_and_run(case, &layers, "cat /planted /out/* /h /f /s 2>/dev/null; echo ran");
         canary.untouched(case);
         if let Ok(done) = outcome {
             assert!(done.out.ends_with("ran\n") && !done.out.contains(SECRET), "{case}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn copies_write_nothing_outside_their_container() {
+    let daemon = shared();
+    let canary = Canary::new();
+    for (state, script) in [("created", &["create"][..]), ("running", &["run", "-d"])] {
+        for (case, archives) in escapes(&canary) {
+            let container = name("copied");
+            daemon.ok(&[script, &["--name", &container, BOX, "sleep", "1000"]].concat());
+            for archive in archives {
+                let done = daemon.feed(&["cp", "-", &format!("{container}:/")], &archive);
+                assert!(done.code == 0 || done.err.trim().len() > 20, "{case}, {state}: no reason: {done:?}");
+            }
+            canary.untouched(&format!("{case}, {state}"));
+            // What the container has of it can be taken out, and has nothing of the host.
+            let out = tempfile::tempdir().unwrap();
+            daemon.run(&["cp", &format!("{container}:/h"), &out.path().display().to_string()]);
+            assert_ne!(std::fs::read_to_string(out.path().join("h")).ok().as_deref(), Some(SECRET), "{case}, {state}");
+            daemon.ok(&["rm", "-f", &container]);
         }
     }
 }

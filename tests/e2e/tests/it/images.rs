@@ -1,7 +1,9 @@
 //! What the engine says of its images: how much they take.
 
-use naru_e2e::{BOX, Daemon, busybox_archive, name, shared};
+use naru_e2e::{BOX, Daemon, busybox_archive, client, name, shared};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// A size as clients print it, in bytes.
@@ -284,4 +286,146 @@ fn archives_of_the_web_are_imported() {
     let error = daemon.fails(1, &["import", "http://127.0.0.1:1/x.tar", &reference]);
     assert!(error.contains("connection refused"), "{error}");
     assert!(daemon.fails(1, &["image", "inspect", &reference]).contains("No such image"));
+}
+
+#[test]
+fn names_with_slashes_are_looked_for_like_others() {
+    let daemon = shared();
+    for missing in ["team/app:9", "127.0.0.1:5000/team/app", "a/b/c/d"] {
+        for (args, reason) in [
+            (&["inspect"][..], format!("No such object: {missing}")),
+            (&["inspect", "--type", "container"], format!("No such container: {missing}")),
+            (&["inspect", "--type", "volume"], format!("get {missing}: no such volume")),
+            (&["inspect", "--type", "network"], format!("network {missing} not found")),
+            (&["rm"], format!("No such container: {missing}")),
+            (&["logs"], format!("No such container: {missing}")),
+            (&["exec", "-d"], format!("No such container: {missing}")),
+            (&["volume", "rm"], format!("get {missing}: no such volume")),
+            (&["network", "rm"], format!("network {missing} not found")),
+        ] {
+            let tail: &[&str] = if args[0] == "exec" { &["true"] } else { &[] };
+            let error = daemon.fails(1, &[args, &[missing], tail].concat());
+            assert!(error.contains(&reason), "{args:?} {missing}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_address_is_answered_with_the_name_in_it() {
+    let (daemon, own) = (shared(), client().1);
+    for (address, right) in [
+        ("https://docker.io/library/debian", "docker.io/library/debian"),
+        ("https://hub.docker.com/_/debian", "debian"),
+        ("Debian", "debian"),
+    ] {
+        // Docker's client looks at the name itself for some of them.
+        for (args, asks) in [
+            (&["rmi"][..], true),
+            (&["history"], true),
+            (&["image", "inspect"], true),
+            (&["save"], true),
+            (&["pull"], false),
+            (&["push"], false),
+            (&["tag", BOX], false),
+            (&["create"], false),
+        ] {
+            let error = daemon.fails(1, &[args, &[address]].concat());
+            assert!(error.contains("invalid reference format"), "{args:?}: {error}");
+            assert!(!(own || asks) || error.contains(&format!("use {right:?}")), "{args:?}: {error}");
+        }
+    }
+    assert!(daemon.fails(1, &["rmi", "a//b"]).contains(if own { "invalid reference format" } else { "No such image: a/b:latest" }));
+}
+
+#[test]
+fn an_archive_tells_whose_name_it_takes() {
+    let daemon = Daemon::start();
+    let (container, saved) = (name("load"), daemon.root.join("saved.tar").display().to_string());
+    let first = daemon.ok(&["image", "inspect", "-f", "{{.Id}}", BOX]);
+    daemon.ok(&["save", "-o", &saved, BOX]);
+    daemon.ok(&["run", "--name", &container, BOX, "true"]);
+    daemon.ok(&["commit", &container, BOX]);
+    let second = daemon.ok(&["image", "inspect", "-f", "{{.Id}}", BOX]);
+    let told = daemon.ok(&["load", "-i", &saved]);
+    assert_eq!(told, format!("The image {BOX} already exists, renaming the old one with ID {second} to empty string\nLoaded image: {BOX}"));
+    assert_eq!(daemon.ok(&["load", "-i", &saved]), format!("Loaded image: {BOX}"), "it is the same now");
+    assert_eq!(daemon.ok(&["image", "inspect", "-f", "{{.Id}}", BOX]), first);
+}
+
+#[test]
+fn what_is_saved_is_its_owner_s_alone() {
+    let daemon = shared();
+    let folder = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let container = name("saved");
+    daemon.ok(&["create", "--name", &container, BOX]);
+    std::fs::write(at("before.tar"), "old").expect("it is written");
+    for args in [["save", "-o", &at("image.tar"), BOX], ["save", "-o", &at("before.tar"), BOX], ["export", "-o", &at("c.tar"), &container]]
+    {
+        daemon.ok(&args);
+        let meta = std::fs::metadata(args[2]).expect("it is there");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600, "{args:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("it is there").count(), 3, "nothing else is left");
+    daemon.ok(&["rm", &container]);
+}
+
+#[test]
+fn what_cannot_run_here_is_not_imported() {
+    let daemon = shared();
+    let reference = format!("{}:1", name("foreign"));
+    let refused = daemon.feed(&["import", "--platform", "windows/amd64", "-", &reference], busybox_archive());
+    assert!(refused.code == 1 && refused.err.contains("operating system is not supported"), "{refused:?}");
+    assert!(daemon.fails(1, &["image", "inspect", &reference]).contains("No such image"));
+    let taken = daemon.feed(&["import", "--platform", "linux/arm64", "-", &reference], busybox_archive());
+    assert_eq!(taken.code, 0, "{taken:?}");
+    assert_eq!(daemon.ok(&["image", "inspect", "-f", "{{.Os}}/{{.Architecture}}", &reference]), "linux/arm64");
+    daemon.ok(&["rmi", &reference]);
+}
+
+#[test]
+fn a_container_s_own_variables_come_before_its_image_s() {
+    let daemon = shared();
+    let (container, reference) = (name("env"), format!("{}:1", name("env")));
+    daemon.ok(&["run", "--name", &container, BOX, "true"]);
+    daemon.ok(&["commit", "-c", "ENV A=1 B=2 C=3", &container, &reference]);
+    daemon.ok(&["rm", &container]);
+    daemon.ok(&["create", "--name", &container, "-e", "Z=9", "-e", "B=8", "-e", "C", &reference]);
+    // Docker's client gives them in any order.
+    let env = daemon.ok(&["inspect", "-f", "{{.Config.Env}}", &container]);
+    assert!(env == "[Z=9 B=8 A=1]" || (env == "[B=8 Z=9 A=1]" && !client().1), "{env}");
+    daemon.ok(&["rm", &container]);
+    daemon.ok(&["rmi", &reference]);
+}
+
+#[test]
+fn clients_of_former_versions_find_what_they_look_for() {
+    let daemon = Daemon::start();
+    let container = name("old");
+    daemon.ok(&["run", "--name", &container, BOX, "true"]);
+    daemon.ok(&["commit", &container]);
+    let get = |path: &str| -> Value {
+        let (status, body) = daemon.api("GET", path, None);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("JSON")
+    };
+    let nameless = |version: &str| {
+        let rows = get(&format!("/v{version}/images/json?filters={{%22dangling%22:[%22true%22]}}&shared-size=1"));
+        assert_eq!(rows.as_array().expect("rows").len(), 1, "{rows}");
+        rows[0].clone()
+    };
+    for (version, tags, digests) in [("1.24", "<none>:<none>", "<none>@<none>"), ("1.42", "<none>:<none>", "<none>@<none>")] {
+        let row = nameless(version);
+        assert_eq!((&row["RepoTags"][0], &row["RepoDigests"][0]), (&tags.into(), &digests.into()), "{version}: {row}");
+    }
+    assert_eq!(nameless("1.43")["RepoTags"], serde_json::json!([]));
+    assert_eq!((nameless("1.41")["SharedSize"].as_i64(), nameless("1.42")["SharedSize"].as_i64() > Some(0)), (Some(-1), true));
+    assert_eq!(nameless("1.43")["VirtualSize"], nameless("1.43")["Size"]);
+    assert_eq!(nameless("1.44").get("VirtualSize"), None);
+    let about = |version: &str| get(&format!("/v{version}/images/{BOX}/json"));
+    assert_eq!(about("1.43")["VirtualSize"], about("1.43")["Size"]);
+    assert_eq!(about("1.44").get("VirtualSize"), None);
+    let config = &about("1.49")["Config"];
+    assert!(config["AttachStdin"] == false && config["Hostname"] == "" && config["Cmd"][0] == "sh", "{config}");
+    assert_eq!(about("1.50")["Config"].get("AttachStdin"), None);
 }

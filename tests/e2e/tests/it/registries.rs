@@ -1,7 +1,7 @@
 //! Images travel: to a real registry and back, with and without a login, whatever is killed on the way.
 
 use naru_e2e::registry::Registry;
-use naru_e2e::{BOX, Daemon, name, shared};
+use naru_e2e::{BOX, Daemon, busybox_archive, client, name, shared};
 use std::process::{Command, Stdio};
 
 /// Makes an image of `layers` layers on top of the box.
@@ -314,4 +314,128 @@ fn the_environment_may_bring_credentials() {
     // naru:wrong, naru:secret
     assert!(!push("bmFydTp3cm9uZw==") && push("bmFydTpzZWNyZXQ="));
     daemon.ok(&["rmi", &reference]);
+}
+
+#[test]
+fn lines_of_a_transfer_come_as_docker_s_do() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let reference = format!("{}/app:1", registry.address);
+    image(daemon, &reference, 2);
+    let layers: Vec<String> =
+        serde_json::from_str(&daemon.ok(&["image", "inspect", "-f", "{{json .RootFS.Layers}}", &reference])).expect("JSON");
+    let pushed = daemon.ok(&["push", &reference]);
+    let prepared: Vec<&str> = pushed.lines().filter_map(|line| line.strip_suffix(": Preparing")).collect();
+    let uppermost_first: Vec<&str> = layers.iter().rev().map(|layer| &layer["sha256:".len()..][..12]).collect();
+    assert_eq!(prepared, uppermost_first, "{pushed}");
+    // Another name for what is here has no layers to tell of.
+    let second = format!("{}/app:2", registry.address);
+    daemon.ok(&["tag", &reference, &second]);
+    daemon.ok(&["push", "-q", &second]);
+    daemon.ok(&["rmi", &second]);
+    let pulled = daemon.ok(&["pull", &second]);
+    let lines: Vec<&str> = pulled.lines().collect();
+    let [first, digest, status, name] = lines[..] else { panic!("{pulled}") };
+    assert_eq!((first, name), ("2: Pulling from app", second.as_str()));
+    assert!(digest.starts_with("Digest: sha256:") && status == format!("Status: Downloaded newer image for {second}"), "{pulled}");
+    daemon.ok(&["rmi", &reference, &second]);
+}
+
+/// Docker's client has no such row, and none is sent to it.
+#[test]
+fn a_terminal_is_told_the_total() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let (lower, upper) = (format!("{}/app:lower", registry.address), format!("{}/app:upper", registry.address));
+    image(daemon, &lower, 1);
+    let container = name("upper");
+    daemon.ok(&["run", "--name", &container, &lower, "sh", "-c", "head -c 300000 /dev/urandom > /upper"]);
+    daemon.ok(&["commit", &container, &upper]);
+    daemon.ok(&["rm", &container]);
+    daemon.ok(&["push", "-q", &lower]);
+    daemon.ok(&["push", "-q", &upper]);
+    daemon.ok(&["rmi", &upper]);
+    let line = format!("stty rows 33 cols 77; exec {} pull {upper}", client().0.display());
+    let output = Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .env("DOCKER_HOST", daemon.host())
+        .env("SHELL", "/bin/sh")
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .output()
+        .expect("script starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.split("Total: ").last().filter(|_| text.contains("Total: "));
+    match last {
+        // Of the upper layer 300 kB come; the lower one and the box need not.
+        Some(last) => {
+            let last = last.lines().next().expect("a row");
+            let (come, all) = last.split(") ").nth(1).and_then(|rest| rest.trim().split_once('/')).unwrap_or_else(|| panic!("{text}"));
+            let all: String = all.chars().take_while(|c| !c.is_control()).collect();
+            assert!(client().1 && last.contains(" saved)") && come == all && come.starts_with("300."), "{text}");
+        }
+        None => assert!(!client().1, "{text}"),
+    }
+    // In a file there are Docker's lines alone.
+    daemon.ok(&["rmi", &upper]);
+    assert!(!daemon.ok(&["pull", &upper]).contains("Total: "));
+    daemon.ok(&["rmi", &lower, &upper]);
+}
+
+#[test]
+fn events_of_images_have_their_labels() {
+    let (daemon, registry) = (Daemon::start(), Registry::start(false));
+    let (container, reference) = (name("events"), format!("{}/app:1", registry.address));
+    daemon.ok(&["run", "--name", &container, BOX, "true"]);
+    daemon.ok(&["commit", "-c", "LABEL tier=web name=other", &container, &reference]);
+    daemon.ok(&["rm", &container]);
+    daemon.ok(&["push", "-q", &reference]);
+    daemon.ok(&["rmi", &reference]);
+    daemon.ok(&["pull", "-q", &reference]);
+    daemon.ok(&["create", "--name", &container, &reference]);
+    daemon.ok(&["rm", &container]);
+    let events = |filters: &[&str]| {
+        // Docker's client makes whole seconds of `0s`.
+        let until = crate::health_events::now();
+        let mut args = vec!["events", "--since", "0", "--until", &until, "--format", "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}"];
+        args.extend(filters.iter().flat_map(|filter| ["--filter", filter]));
+        daemon.ok(&args)
+    };
+    let repository = format!("{}/app", registry.address);
+    let told = events(&["type=image", "label=tier=web"]);
+    for line in [format!("image push {repository}"), format!("image pull {repository}"), format!("image untag {reference}")] {
+        assert!(told.lines().any(|other| other == line), "{line} is not in\n{told}");
+    }
+    assert!(!told.contains("import"), "the box has no label: {told}");
+    // The colon of the port is none of a tag.
+    assert!(events(&["type=container", &format!("image={repository}")]).contains("container create"));
+    assert_eq!(events(&["type=container", "image=127.0.0.1"]), "");
+}
+
+#[test]
+fn each_platform_of_an_image_can_be_sent_by_itself() {
+    let (daemon, registry) = (Daemon::start(), Registry::start(false));
+    let at = |name: &str| format!("{}/team/{name}", registry.address);
+    for architecture in ["amd64", "arm64"] {
+        let imported = daemon.feed(
+            &["import", "--platform", &format!("linux/{architecture}"), "-c", &format!("ENV A={architecture}"), "-", &at(architecture)],
+            busybox_archive(),
+        );
+        assert_eq!(imported.code, 0, "{imported:?}");
+        daemon.ok(&["push", "-q", &at(architecture)]);
+    }
+    let (list, single) = (at("list:1"), at("list:single"));
+    daemon.ok(&["manifest", "create", "--insecure", &list, &at("amd64"), &at("arm64")]);
+    daemon.ok(&["manifest", "push", "--insecure", &list]);
+    daemon.ok(&["rmi", &at("amd64"), &at("arm64")]);
+    for platform in ["linux/amd64", "linux/arm64"] {
+        daemon.ok(&["pull", "-q", "--platform", platform, &list]);
+    }
+    daemon.ok(&["tag", &list, &single]);
+    for architecture in ["amd64", "arm64", "amd64"] {
+        daemon.ok(&["push", "-q", "--platform", &format!("linux/{architecture}"), &single]);
+        let sent: serde_json::Value =
+            serde_json::from_str(&daemon.ok(&["manifest", "inspect", "--insecure", "-v", &single])).expect("JSON");
+        assert_eq!(sent["Descriptor"]["platform"]["architecture"], architecture, "{sent}");
+    }
+    let nobody = daemon.fails(1, &["push", "-q", "--platform", "linux/s390x", &single]);
+    assert!(nobody.contains("does not provide the specified platform (linux/s390x)"), "{nobody}");
 }
