@@ -125,7 +125,10 @@ async fn run(mut config: Config) -> Result<(), DaemonError> {
     // Sockets first: clients that come while the engine opens wait in the queue instead of being refused.
     let listeners = listen::bind(&config)?;
     let engine = Engine::open(config.engine()).await?;
-    hello::ensure(&engine).await?;
+    if let Err(error) = hello::ensure(&engine).await {
+        // A disk that has not its reserve takes no image. Who is to make room on it needs the engine.
+        tracing::warn!(error = naru_engine::chain(&error), "the image that ships inside cannot be loaded");
+    }
     let app = Arc::new(App {
         engine,
         id: config::host_id(&config),

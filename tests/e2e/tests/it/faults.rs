@@ -189,14 +189,37 @@ fn an_ended_daemon_keeps_its_containers() {
     remove_all(&daemon);
 }
 
-#[test]
-fn a_full_disk_loses_no_container() {
+/// A daemon with nothing on a disk of 64 MiB.
+fn on_a_small_disk() -> Daemon {
     let mut daemon = Daemon::start();
     daemon.terminate();
-    let data = daemon.root.join("d");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&data).status().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(daemon.data()).status().unwrap();
     assert!(mounted.success());
     daemon.launch();
+    daemon
+}
+
+#[test]
+fn an_engine_whose_own_image_has_no_room_starts_without_it() {
+    let mut daemon = on_a_small_disk();
+    daemon.ok(&["rmi", "naru/hello"]);
+    // Less than the twentieth that stays free.
+    let fill = daemon.data().join("fill");
+    std::fs::write(&fill, vec![0; 61 << 20]).unwrap();
+    daemon.terminate();
+    daemon.launch();
+    assert_eq!(daemon.ok(&["images", "-q"]), "");
+    assert!(daemon.log().contains("the image that ships inside cannot be loaded"));
+    daemon.ok(&["image", "prune", "-af"]);
+    std::fs::remove_file(&fill).unwrap();
+    daemon.terminate();
+    daemon.launch();
+    assert_eq!(daemon.ok(&["images", "--format", "{{.Repository}}"]), "naru/hello");
+}
+
+#[test]
+fn a_full_disk_loses_no_container() {
+    let mut daemon = on_a_small_disk();
     assert_eq!(daemon.feed(&["import", "-", BOX], busybox_archive()).code, 0);
     daemon.ok(&["run", "-d", "--name", "held", BOX, "sleep", "1000"]);
     daemon.ok(&["run", "-d", "--name", "ends", BOX, "sh", "-c", "until [ -e /tmp/go ]; do sleep 0.05; done; exit 6"]);
