@@ -249,7 +249,9 @@ impl Store {
                 if named.tag.is_some() && !other_tags.clone().any(|tag| tag.familiar_name() == named.familiar_name()) {
                     untag.extend(digests.iter().filter(|d| d.familiar_name() == named.familiar_name()).cloned());
                 }
-                let last = tags.iter().chain(&digests).all(|reference| untag.contains(reference));
+                // A tag and the digest it came with are one name: neither goes while a container needs the image.
+                let one_name = tags.len() == 1 && digests.len() == 1 && tags[0].familiar_name() == digests[0].familiar_name();
+                let last = one_name || tags.iter().chain(&digests).all(|reference| untag.contains(reference));
                 if last && let Some(user) = users.first().filter(|_| !options.force) {
                     let reason = format!("container {} is using its referenced image {}", user.id.short(), id.short());
                     let image = format!("{query:?} (must force)");

@@ -216,3 +216,8 @@ pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap,
     }
     Ok(naru_api::json::from_slice(&bytes)?)
 }
+
+/// The same, whatever the header says of the body.
+pub async fn read_untyped_json<T: DeserializeOwned>(body: RequestBody) -> Result<T> {
+    Ok(naru_api::json::from_slice(&read_all(body).await?)?)
+}

@@ -297,8 +297,9 @@ fn nothing_to_push(call: &Call, reference: &ImageRef, all_tags: bool) -> Option<
 /// `POST /auth`.
 pub async fn login(call: Call) -> Result<Response> {
     let app: Arc<App> = Arc::clone(&call.app);
-    let (headers, body) = call.into_body();
-    let auth: models::AuthConfig = body::read_json(&headers, body).await?;
+    let (_, body) = call.into_body();
+    // Docker asks for no Content-Type here, and scripts with curl send none.
+    let auth: models::AuthConfig = body::read_untyped_json(body).await?;
     let registry = auth.serveraddress.clone();
     let outcome = app.engine.login(if registry.is_empty() { "docker.io" } else { &registry }, &wire_credentials(auth)).await?;
     Ok(body::ok(&models::AuthResponse { status: "Login Succeeded".into(), identity_token: outcome.identity_token.unwrap_or_default() }))

@@ -108,9 +108,26 @@ fn a_registry_wants_to_know_who_one_is() {
     assert!(wrong.code == 1 && wrong.err.contains("401"), "{wrong:?}");
     let right = login("secret");
     assert!(right.code == 0 && right.out.contains("Login Succeeded"), "{right:?}");
+    // As curl sends it, of a type that is not JSON's.
+    let account = format!(r#"{{"username":"naru","password":"secret","serveraddress":"{}"}}"#, registry.address);
+    let answer = daemon.http(&format!(
+        "POST /v1.51/auth HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{account}",
+        account.len()
+    ));
+    assert!(answer.contains("Login Succeeded"), "{answer}");
     daemon.ok(&["push", &reference]);
     daemon.ok(&["rmi", &reference]);
     daemon.ok(&["pull", &reference]);
+    // The tag and its digest are one name of what a container needs.
+    let container = name("needs");
+    daemon.ok(&["create", "--name", &container, &reference]);
+    daemon.ok(&["rmi", BOX]);
+    let digest = daemon.ok(&["image", "inspect", "-f", "{{index .RepoDigests 0}}", &reference]);
+    for needed in [&reference, &digest] {
+        let kept = daemon.fails(1, &["rmi", needed]);
+        assert!(kept.contains(&format!("unable to remove repository reference \"{needed}\" (must force)")), "{kept}");
+    }
+    daemon.ok(&["rm", &container]);
     daemon.ok(&["logout", &registry.address]);
     daemon.ok(&["rmi", &reference]);
     daemon.fails(1, &["pull", &reference]);
