@@ -242,7 +242,9 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     }
     let Sources { paths: sources, held } = mount_sources(engine, spec, root.as_fd(), false)?;
     rootfs::make_dirs(root.as_fd(), &spec.process.cwd)?;
-    let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)?;
+    // The container is there: who is not found in it is no missing object to a client.
+    let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)
+        .map_err(|error| EngineError::Denied { text: error.to_string(), kind: naru_types::ErrorKind::Internal })?;
     let namespace = join_network(engine, view, &mut undo, &mut join)?;
     let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
     label_files(spec, &engine_files)?;

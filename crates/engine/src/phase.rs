@@ -170,7 +170,13 @@ impl State {
     pub fn apply(&self, input: Input, policy: &RestartPolicy, auto_remove: bool) -> Result<(State, Vec<Effect>), Denied> {
         let mut next = self.clone();
         let effects = match (&self.phase, input) {
-            (Phase::Removing, Input::Ended { .. } | Input::StartFailed { .. } | Input::RestartDue) => vec![],
+            (Phase::Removing, Input::Ended { code, oom_killed, at }) => {
+                // Who waits for the removal of a container that runs is told how it ended.
+                next.exits += 1;
+                next.last_exit = Some(Exit { code, oom_killed, error: String::new(), started_at: None, finished_at: at });
+                vec![]
+            }
+            (Phase::Removing, Input::StartFailed { .. } | Input::RestartDue) => vec![],
             (Phase::Removing, Input::Remove { .. }) => return denied(ErrorKind::Conflict, "removal is already in progress"),
             (Phase::Removing, _) => return denied(ErrorKind::Conflict, "is marked for removal and cannot be changed"),
 

@@ -99,7 +99,9 @@ fn columns(args: &str) -> Result<Vec<(Column, String)>> {
         for part in spec.split(',').filter(|part| !part.is_empty()) {
             let (name, heading) = part.split_once('=').map_or((part, None), |(name, heading)| (name, Some(heading)));
             let found = column(name).ok_or_else(|| EngineError::invalid(format!("top: column {name:?} is not known")))?;
-            list.push((found, heading.map_or_else(|| title(found).to_owned(), str::to_owned)));
+            // The one column that ps heads by the name it was asked for.
+            let usual = if matches!(name, "args" | "command") { "COMMAND" } else { title(found) };
+            list.push((found, heading.unwrap_or(usual).to_owned()));
         }
     }
     if list.is_empty() {
@@ -274,6 +276,7 @@ mod tests {
         assert_eq!(titles("-ef"), ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
         assert_eq!(titles("aux").last().map(String::as_str), Some("COMMAND"));
         assert_eq!(titles("-o pid,comm=NAME"), ["PID", "NAME"]);
+        assert_eq!(titles("-o pid,args,cmd,command"), ["PID", "COMMAND", "CMD", "COMMAND"]);
         assert_eq!(titles("o pid -o user"), ["PID", "USER"]);
         for bad in ["-o comm", "-o nosuch,pid", "--wat"] {
             assert!(columns(bad).is_err(), "{bad}");

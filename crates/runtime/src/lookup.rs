@@ -34,8 +34,8 @@ pub(crate) fn errno_text(errno: Errno) -> String {
 
 pub(crate) fn reason_of(errno: Errno) -> FailureReason {
     match errno {
-        Errno::NOENT => FailureReason::NotFound,
-        Errno::ACCESS | Errno::ISDIR | Errno::PERM | Errno::NOEXEC | Errno::NOTDIR => FailureReason::PermissionDenied,
+        Errno::NOENT | Errno::NOTDIR => FailureReason::NotFound,
+        Errno::ACCESS | Errno::ISDIR | Errno::PERM | Errno::NOEXEC => FailureReason::PermissionDenied,
         _ => FailureReason::Other,
     }
 }
@@ -187,7 +187,7 @@ mod tests {
             ("/x/y", None, FailureReason::NotFound, "exec: \"/x/y\": stat /x/y: no such file or directory"),
             ("/etc", None, FailureReason::PermissionDenied, "exec: \"/etc\": is a directory"),
             ("/etc/passwd", None, FailureReason::PermissionDenied, "exec: \"/etc/passwd\": permission denied"),
-            ("/etc/passwd/x", None, FailureReason::PermissionDenied, "exec: \"/etc/passwd/x\": stat /etc/passwd/x: not a directory"),
+            ("/etc/passwd/x", None, FailureReason::NotFound, "exec: \"/etc/passwd/x\": stat /etc/passwd/x: not a directory"),
         ] {
             assert_eq!(find(name, search).unwrap_err(), StartFailure { reason, message: message.into() });
         }
