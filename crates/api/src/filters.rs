@@ -16,7 +16,7 @@ pub enum FilterError {
     #[error("invalid filter '{0}'")]
     UnknownKey(String),
     /// The value does not fit the key.
-    #[error("invalid filter '{key}={value}'")]
+    #[error("invalid filter '{key}=[{value}]'")]
     InvalidValue { key: String, value: String },
 }
 
@@ -71,9 +71,9 @@ impl Filters {
         self.0.get(key).into_iter().flatten().map(String::as_str)
     }
 
-    /// Whether the key is there.
+    /// Whether the key asks for anything: one without values does not.
     pub fn contains(&self, key: &str) -> bool {
-        self.0.contains_key(key)
+        self.0.get(key).is_some_and(|values| !values.is_empty())
     }
 
     /// The one boolean of a key (`true`, `1`, `false`, `0`), or the default when absent.
@@ -126,6 +126,8 @@ mod tests {
         assert_eq!(current, old);
         assert_eq!(current.to_json(), r#"{"label":{"a=b":true,"c":true}}"#);
         assert!(Filters::parse("").unwrap().is_empty());
+        let idle = Filters::parse(r#"{"label":[]}"#).unwrap();
+        assert!(!idle.contains("label") && idle.validate(&["name"]).is_err());
         for bad in ["x", "[]", r#"{"a":"b"}"#, r#"{"a":{"b":1}}"#] {
             assert_eq!(Filters::parse(bad), Err(FilterError::Malformed), "{bad}");
         }

@@ -20,14 +20,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// One prune of a kind at a time; the kinds are Docker's.
+#[derive(Default)]
+pub struct Pruning {
+    /// Of containers and networks.
+    pub others: tokio::sync::Mutex<()>,
+    /// Of images.
+    pub images: tokio::sync::Mutex<()>,
+    /// Of volumes.
+    pub volumes: tokio::sync::Mutex<()>,
+}
+
 /// What the fronts work with.
 pub struct App {
     /// The engine.
     pub engine: Engine,
     /// The configuration.
     pub config: Config,
-    /// One prune at a time.
-    pub pruning: tokio::sync::Mutex<()>,
+    /// Prunes that run.
+    pub pruning: Pruning,
     /// Read by each request while it is worked on, written by the end of the daemon: it waits for them.
     pub requests: tokio::sync::RwLock<()>,
     /// When the daemon started.
@@ -133,7 +144,7 @@ async fn run(mut config: Config) -> Result<(), DaemonError> {
         engine,
         id: config::host_id(&config),
         config,
-        pruning: tokio::sync::Mutex::new(()),
+        pruning: Pruning::default(),
         requests: tokio::sync::RwLock::new(()),
         started: jiff::Timestamp::now(),
     });

@@ -102,7 +102,11 @@ pub(crate) enum Command {
         volumes: bool,
         reply: Reply<()>,
     },
-    Attach(Streams, Reply<StdUnixStream>),
+    Attach {
+        name: String,
+        streams: Streams,
+        reply: Reply<StdUnixStream>,
+    },
     Resize {
         rows: u16,
         columns: u16,
@@ -197,8 +201,9 @@ impl Container {
     }
 
     /// A stream to its standard streams; before its start the stream waits for it. Frames as Docker's without a tty.
-    pub async fn attach(&self, streams: Streams) -> Result<StdUnixStream> {
-        self.ask(|reply| Command::Attach(streams, reply)).await
+    pub async fn attach(&self, name: &str, streams: Streams) -> Result<StdUnixStream> {
+        let name = name.to_owned();
+        self.ask(|reply| Command::Attach { name, streams, reply }).await
     }
 
     /// Sets the size of its terminal.
@@ -412,8 +417,8 @@ impl Actor {
                 let result = self.remove(force, volumes).await;
                 reply.send(result).ok();
             }
-            Command::Attach(streams, reply) => {
-                let result = self.attach(streams).await;
+            Command::Attach { name, streams, reply } => {
+                let result = self.attach(&name, streams).await;
                 reply.send(result).ok();
             }
             Command::Resize { rows, columns, reply } => {

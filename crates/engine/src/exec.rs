@@ -146,12 +146,13 @@ impl Execs {
     }
 }
 
-fn require_running(view: &View) -> Result<()> {
+/// `name` is what the client calls it.
+fn require_running(view: &View, name: &str) -> Result<()> {
     if view.state.is_paused() {
-        return Err(EngineError::conflict(format!("Container {} is paused, unpause the container before exec", view.id)));
+        return Err(EngineError::conflict(format!("Container {name} is paused, unpause the container before exec")));
     }
     if matches!(view.state.phase, Phase::Restarting(_)) {
-        return Err(EngineError::conflict(format!("Container {} is restarting, wait until the container is running", view.id)));
+        return Err(EngineError::conflict(format!("Container {name} is restarting, wait until the container is running")));
     }
     if !view.state.is_running() {
         return Err(EngineError::conflict(format!("container {} is not running", view.id)));
@@ -160,12 +161,9 @@ fn require_running(view: &View) -> Result<()> {
 }
 
 /// Makes an exec in a running container.
-pub(crate) fn create(engine: &Inner, container: &Container, spec: ExecSpec) -> Result<Arc<Exec>> {
+pub(crate) fn create(engine: &Inner, container: &Container, name: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
     let view = container.view();
-    require_running(&view)?;
-    if spec.args.first().is_none_or(String::is_empty) {
-        return Err(EngineError::invalid("No exec command specified"));
-    }
+    require_running(&view, name)?;
     let id = ContainerId::random().as_str().to_owned();
     let exec = Arc::new(Exec { id, container: container.id.clone(), spec, state: watch::Sender::new(ExecState::Created) });
     engine.execs.insert(Arc::clone(&exec));
@@ -176,11 +174,13 @@ pub(crate) fn create(engine: &Inner, container: &Container, spec: ExecSpec) -> R
 
 /// The container's view, if the exec can be started in it.
 pub(crate) fn startable(engine: &Inner, exec: &Exec) -> Result<Arc<View>> {
-    if exec.state() != ExecState::Created {
-        return Err(EngineError::conflict(format!("exec command {} is already running", exec.id)));
+    match exec.state() {
+        ExecState::Created => {}
+        ExecState::Running(_) => return Err(EngineError::conflict(format!("exec command {} is already running", exec.id))),
+        ExecState::Ended(_) => return Err(EngineError::conflict(format!("exec command {} has already run", exec.id))),
     }
     let view = engine.find_by_id(&exec.container)?.view();
-    require_running(&view)?;
+    require_running(&view, view.id.as_str())?;
     Ok(view)
 }
 

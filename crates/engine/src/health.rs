@@ -135,7 +135,7 @@ async fn collect(
     spec: ExecSpec,
     timeout: Duration,
 ) -> crate::error::Result<(i32, String)> {
-    let exec = exec::create(engine, container, spec)?;
+    let exec = exec::create(engine, container, container.id.as_str(), spec)?;
     let stream = exec::start(engine, &exec, false).await?;
     let stream = stream.ok_or(crate::error::EngineError::Gone("the health check"))?;
     stream.set_nonblocking(true).map_err(crate::error::EngineError::io("read the output of", "a health check"))?;

@@ -234,7 +234,10 @@ impl Engine {
 
     /// Makes an exec in a running container.
     pub fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
-        exec::create(&self.0, &*self.find(reference)?, spec)
+        if spec.args.first().is_none_or(String::is_empty) {
+            return Err(EngineError::invalid("No exec command specified"));
+        }
+        exec::create(&self.0, &*self.find(reference)?, reference, spec)
     }
 
     /// The exec of that id.

@@ -46,18 +46,18 @@ pub async fn get(call: &Call, id: &str) -> Result<Response> {
     let (sender, mut response) = body::stream("application/x-tar");
     response.headers_mut().insert(STAT_HEADER, value);
     let accepts = call.request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let gzip = accepts.split(',').any(|coding| coding.split(';').next().unwrap_or_default().trim() == "gzip");
-    if gzip {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    let coding = Coding::best(accepts);
+    if let Some(name) = coding.name() {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
     let (app, failure) = (Arc::clone(&call.app), sender.clone());
     tokio::spawn(async move {
         let writer = BodyWriter::new(sender);
-        let done = if gzip {
-            let packer = flate2::write::GzEncoder::new(writer, flate2::Compression::fast());
-            app.engine.copy_out(container.id.as_str(), &path, packer).await
-        } else {
-            app.engine.copy_out(container.id.as_str(), &path, writer).await
+        let (id, fast) = (container.id.as_str(), flate2::Compression::fast());
+        let done = match coding {
+            Coding::Plain => app.engine.copy_out(id, &path, writer).await,
+            Coding::Gzip => app.engine.copy_out(id, &path, flate2::write::GzEncoder::new(writer, fast)).await,
+            Coding::Deflate => app.engine.copy_out(id, &path, flate2::write::DeflateEncoder::new(writer, fast)).await,
         };
         match done {
             Ok(()) => app.engine.emit(&container, "archive-path"),
@@ -65,6 +65,40 @@ pub async fn get(call: &Call, id: &str) -> Result<Response> {
         }
     });
     Ok(response)
+}
+
+/// How an archive is packed for its way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Coding {
+    Plain,
+    Gzip,
+    Deflate,
+}
+
+impl Coding {
+    /// What `Accept-Encoding` likes best; of equals the first of the list above.
+    fn best(accepts: &str) -> Coding {
+        let mut best = (Coding::Plain, 0.0);
+        for coding in [Coding::Gzip, Coding::Deflate] {
+            for part in accepts.split(',') {
+                let (name, parameter) = part.split_once(';').unwrap_or((part, ""));
+                let quality = parameter.trim().strip_prefix("q=").map_or(1.0, |text| text.trim().parse::<f32>().unwrap_or(0.0));
+                let fits = name.trim() == "*" || coding.name() == Some(name.trim());
+                if fits && quality > best.1 {
+                    best = (coding, quality);
+                }
+            }
+        }
+        best.0
+    }
+
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Coding::Plain => None,
+            Coding::Gzip => Some("gzip"),
+            Coding::Deflate => Some("deflate"),
+        }
+    }
 }
 
 /// `PUT /containers/{id}/archive`.

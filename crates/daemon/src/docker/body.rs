@@ -199,6 +199,30 @@ pub async fn read_all(mut body: RequestBody) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Refuses what is not JSON by its `Content-Type`, of which the letters' case and parameters say nothing.
+fn check_media_type(content_type: &str) -> Result<()> {
+    let malformed = |why: &str| Err(ApiError::invalid(format!("malformed Content-Type header ({content_type}): mime: {why}")));
+    let mut parts = content_type.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    if media.is_empty() {
+        return malformed("no media type");
+    }
+    let mut names = Vec::new();
+    for parameter in parts.filter(|part| !part.is_empty()) {
+        let Some((name, _)) = parameter.split_once('=').filter(|(name, value)| !name.is_empty() && !value.is_empty()) else {
+            return malformed("invalid media parameter");
+        };
+        if names.contains(&name.to_ascii_lowercase()) {
+            return malformed("duplicate parameter name");
+        }
+        names.push(name.to_ascii_lowercase());
+    }
+    if !media.eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::invalid(format!("unsupported Content-Type header ({content_type}): must be 'application/json'")));
+    }
+    Ok(())
+}
+
 /// Reads a JSON body as Go does; an empty one is the default value.
 pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap, body: RequestBody) -> Result<T> {
     let bytes = read_all(body).await?;
@@ -206,14 +230,7 @@ pub async fn read_json<T: DeserializeOwned + Default>(headers: &http::HeaderMap,
         return Ok(T::default());
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.split(';').next().unwrap_or_default().trim() != "application/json" {
-        let text = if content_type.is_empty() {
-            "malformed Content-Type header (): mime: no media type".to_owned()
-        } else {
-            format!("unsupported Content-Type header ({content_type}): must be 'application/json'")
-        };
-        return Err(ApiError::invalid(text));
-    }
+    check_media_type(content_type)?;
     Ok(naru_api::json::from_slice(&bytes)?)
 }
 

@@ -19,7 +19,9 @@ pub async fn create(call: Call) -> Result<Response> {
     let (app, query, version) = (Arc::clone(&call.app), call.query.clone(), call.version);
     // Read first: a client that is answered while it still sends reports a broken connection instead of the answer.
     let (headers, body) = call.into_body();
-    let request: models::ContainerCreateRequest = body::read_json(&headers, body).await?;
+    let request: Option<models::ContainerCreateRequest> = body::read_json(&headers, body).await?;
+    // Of all bodies this one must be there.
+    let request = request.ok_or_else(|| ApiError::invalid("config cannot be empty in order to create a container"))?;
     let name = match query.get("name").filter(|name| !name.is_empty()) {
         None => None,
         Some(text) => Some(parse_name(text)?),
@@ -51,7 +53,6 @@ fn no_content() -> Response {
 
 /// `POST /containers/{id}/start`.
 pub async fn start(call: Call, id: &str) -> Result<Response> {
-    let container = call.app.engine.find(id)?;
     if call.query.get("checkpoint").is_some_and(|name| !name.is_empty()) {
         return Err(ApiError::unsupported("checkpoints are not built into this version"));
     }
@@ -62,7 +63,7 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
         ));
     }
-    container.start().await?;
+    call.app.engine.find(id)?.start().await?;
     Ok(no_content())
 }
 
@@ -116,6 +117,8 @@ pub fn wait(call: &Call, id: &str) -> Result<Response> {
     let before = container.view();
     let exits = before.state.exits;
     let condition = match call.query.get("condition").unwrap_or_default() {
+        // Clients before that version know no conditions.
+        _ if call.version < ApiVersion::new(1, 30) => Condition::NotRunning(exits),
         "" | "not-running" => Condition::NotRunning(exits),
         "next-exit" => Condition::NextExit(exits),
         "removed" => Condition::Removed,
@@ -151,7 +154,10 @@ impl Condition {
     fn holds(&self, view: &View) -> bool {
         match self {
             Condition::NotRunning(exits) => {
-                !matches!(view.state.phase, Phase::Running { .. } | Phase::Restarting(_)) || view.state.exits > *exits
+                // What is being removed may still run.
+                !matches!(view.state.phase, Phase::Running { .. } | Phase::Restarting(_) | Phase::Removing)
+                    || view.state.exits > *exits
+                    || view.removed
             }
             Condition::NextExit(exits) => view.state.exits > *exits,
             Condition::Removed => view.removed,
@@ -241,7 +247,7 @@ pub async fn remove(call: &Call, id: &str) -> Result<Response> {
 pub async fn prune(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&["label", "label!", "until"])?;
-    let guard = call.app.pruning.try_lock();
+    let guard = call.app.pruning.others.try_lock();
     let Ok(_guard) = guard else {
         return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
     };

@@ -92,7 +92,7 @@ pub fn events(call: &Call) -> Result<Response> {
         && since > until
     {
         return Err(ApiError::invalid(format!(
-            "`since` time (`{}`) cannot be after `until` time (`{}`)",
+            "`since` time ({}) cannot be after `until` time ({})",
             since.as_second(),
             until.as_second()
         )));

@@ -42,6 +42,10 @@ pub async fn create(call: Call, id: &str) -> Result<Response> {
     Ok(body::json(StatusCode::CREATED, &models::IdResponse { id: exec.id.clone() }))
 }
 
+fn failed(message: &str) -> String {
+    format!("OCI runtime exec failed: exec failed: unable to start container process: {message}")
+}
+
 /// `POST /exec/{id}/start`.
 pub async fn start(call: Call, id: &str) -> Result<Response> {
     let exec = call.app.engine.exec(id)?;
@@ -50,19 +54,24 @@ pub async fn start(call: Call, id: &str) -> Result<Response> {
     let (parts, body) = request.into_parts();
     let wish: models::ExecStartRequest = body::read_json(&parts.headers, body).await?;
     if wish.detach {
-        app.engine.exec_start(&exec, true).await?;
+        app.engine.exec_startable(&exec)?;
+        app.engine.exec_start(&exec, true).await.map_err(|error| {
+            let error = ApiError::from(error);
+            ApiError::new(error.kind, failed(&error.message))
+        })?;
         return Ok(body::empty(StatusCode::OK));
     }
     let wire = hijack::Wire { upgrade, headers: parts.headers, version };
     app.engine.exec_startable(&exec)?;
     let keys = hijack::parse_keys(&exec.spec.detach_keys)?;
-    let carriage = hijack::Carriage { tty: exec.spec.tty, keys, stdin: exec.spec.stdin };
+    // Whether a terminal comes framed is for this request to say: its client reads what it asked for here.
+    let carriage = hijack::Carriage { tty: exec.spec.tty, raw: wish.tty, keys, stdin: exec.spec.stdin, once: true };
+    let console_size = if wish.tty && version >= ApiVersion::new(1, 42) { size(wish.console_size) } else { None };
     let (started, ended, left) = (Arc::clone(&exec), Arc::clone(&exec), Arc::clone(&exec));
     let owner = Arc::clone(&app);
     let opening = async move {
-        let failed = |message: &str| format!("OCI runtime exec failed: exec failed: unable to start container process: {message}");
         let stream = app.engine.exec_start(&started, false).await.map_err(|error| failed(&naru_engine::chain(&error)))?;
-        if let (true, Some((rows, columns))) = (started.spec.tty, size(wish.console_size)) {
+        if let (true, Some((rows, columns))) = (started.spec.tty, console_size) {
             // Too late for the first size is no failure: the client resizes again.
             app.engine.exec_resize(&started, rows, columns).await.ok();
         }

@@ -15,15 +15,18 @@ use hyper_util::rt::TokioIo;
 use naru_api::version::ApiVersion;
 use naru_engine::container::Streams;
 use std::future::Future;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, WriteHalf};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 
 const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
+
+/// The reason that Docker gives with 101.
+const UPGRADED: hyper::ext::ReasonPhrase = hyper::ext::ReasonPhrase::from_static(b"UPGRADED");
 
 /// Docker's default: ctrl-p, ctrl-q.
 const DEFAULT_KEYS: &[u8] = &[16, 17];
@@ -33,7 +36,7 @@ pub fn parse_keys(text: &str) -> Result<Vec<u8>> {
     if text.is_empty() {
         return Ok(DEFAULT_KEYS.to_vec());
     }
-    let bad = |key: &str| ApiError::invalid(format!("Invalid detach keys ({text}) provided: Unknown character: '{key}'"));
+    let bad = || ApiError::invalid(format!("Invalid detach keys ({text}) provided"));
     text.split(',')
         .map(|key| match key.strip_prefix("ctrl-").map(str::as_bytes) {
             Some([letter @ b'a'..=b'z']) => Ok(letter - b'a' + 1),
@@ -43,10 +46,10 @@ pub fn parse_keys(text: &str) -> Result<Vec<u8>> {
             Some([b']']) => Ok(29),
             Some([b'^']) => Ok(30),
             Some([b'_']) => Ok(31),
-            Some(_) => Err(bad(key)),
+            Some(_) => Err(bad()),
             None => match key.as_bytes() {
                 [one] => Ok(*one),
-                _ => Err(bad(key)),
+                _ => Err(bad()),
             },
         })
         .collect()
@@ -84,12 +87,16 @@ impl DetachFilter {
 
 /// How a stream is to be carried.
 pub struct Carriage {
-    /// A terminal: raw bytes, detach keys on input.
+    /// A terminal: no frames come from it; detach keys on input.
     pub tty: bool,
+    /// The client takes no frames.
+    pub raw: bool,
     /// The client's detach keys.
     pub keys: Vec<u8>,
     /// The client writes.
     pub stdin: bool,
+    /// The end of the client's input is the end of the process's. Where it is not, it is the end of the stream.
+    pub once: bool,
 }
 
 /// What is left of a request whose connection is taken over.
@@ -105,7 +112,7 @@ pub struct Wire {
 /// Where the stream comes from: it is opened when the client has its answer, as Docker does. A failure is told in the stream.
 pub type Opening = std::pin::Pin<Box<dyn Future<Output = std::result::Result<StdUnixStream, String>> + Send>>;
 
-async fn open(opening: Opening, tty: bool) -> std::result::Result<UnixStream, Bytes> {
+async fn open(opening: Opening, raw: bool) -> std::result::Result<UnixStream, Bytes> {
     let opened = opening.await.and_then(|stream| {
         stream
             .set_nonblocking(true)
@@ -114,7 +121,7 @@ async fn open(opening: Opening, tty: bool) -> std::result::Result<UnixStream, By
     });
     opened.map_err(|message| {
         let text = format!("{message}\r\n");
-        if tty {
+        if raw {
             return text.into();
         }
         let mut frame = Vec::new();
@@ -134,21 +141,22 @@ pub fn carry(
     detached: impl FnOnce() + Send + 'static,
 ) -> Response {
     let upgrade = wire.headers.contains_key(header::UPGRADE);
-    let multiplexed = upgrade && !carriage.tty && wire.version >= ApiVersion::new(1, 42);
+    let multiplexed = upgrade && !carriage.raw && wire.version >= ApiVersion::new(1, 42);
     let content_type = if multiplexed { MULTIPLEXED } else { RAW };
     if !upgrade {
         let (sender, response) = body::stream(RAW);
         tokio::spawn(async move {
-            let (mut output, _input) = match open(opening, carriage.tty).await {
+            let (mut output, _input) = match open(opening, carriage.raw).await {
                 Ok(stream) => stream.into_split(),
                 Err(message) => return drop(sender.send(Ok(message)).await),
             };
             for chunk in before {
                 sender.send(Ok(chunk)).await.ok();
             }
+            let mut frames = Frames::new(&carriage);
             let mut block = vec![0; 32 << 10];
             while let Ok(count @ 1..) = output.read(&mut block).await {
-                if sender.send(Ok(Bytes::copy_from_slice(&block[..count]))).await.is_err() {
+                if sender.send(Ok(frames.of(&block[..count]))).await.is_err() {
                     return;
                 }
             }
@@ -178,6 +186,7 @@ pub fn carry(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+    response.extensions_mut().insert(UPGRADED);
     response
 }
 
@@ -196,14 +205,10 @@ impl Way for OwnedWriteHalf {
             return;
         }
         // A registration of its own: what is forgotten of this one, who writes would wait for in vain.
-        let watched = socket
-            .as_fd()
-            .try_clone_to_owned()
-            .and_then(|copy| AsyncFd::register_with_interest(copy, Interest::WRITABLE).map_err(std::io::Error::from));
-        let Ok(watched) = watched else { return };
-        while let Ok(mut ready) = watched.writable().await {
+        let Ok(watched) = socket.as_fd().try_clone_to_owned().and_then(|copy| UnixStream::from_std(copy.into())) else { return };
+        while watched.writable().await.is_ok() {
             // In this order: a client that reads after the question makes the socket writable anew.
-            ready.clear_ready();
+            watched.try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into())).ok();
             if !is_unread() {
                 return;
             }
@@ -227,7 +232,7 @@ async fn take_over(
     ended: impl Future<Output = ()>,
     detached: impl FnOnce(),
 ) {
-    match open(opening, carriage.tty).await {
+    match open(opening, carriage.raw).await {
         Ok(stream) => pump(reader, writer, stream, before, carriage, ended, detached).await,
         Err(message) => {
             writer.read().await;
@@ -235,6 +240,48 @@ async fn take_over(
             writer.write_all(&message).await.ok();
             writer.shutdown().await.ok();
         }
+    }
+}
+
+/// How a client ends its part.
+enum Left {
+    Detached,
+    AtEnd,
+}
+
+/// Output as the client takes it, which need not be how it comes.
+enum Frames {
+    AsItComes,
+    Added,
+    /// Only standard output is left of it.
+    Removed(naru_api::frames::Decoder),
+}
+
+impl Frames {
+    fn new(carriage: &Carriage) -> Frames {
+        match (carriage.tty, carriage.raw) {
+            (true, false) => Frames::Added,
+            (false, true) => Frames::Removed(naru_api::frames::Decoder::new()),
+            _ => Frames::AsItComes,
+        }
+    }
+
+    fn of(&mut self, bytes: &[u8]) -> Bytes {
+        use naru_api::frames::{StreamKind, encode};
+        let mut out = Vec::new();
+        match self {
+            Frames::AsItComes => return Bytes::copy_from_slice(bytes),
+            Frames::Added => encode(StreamKind::Stdout, bytes, &mut out),
+            Frames::Removed(decoder) => {
+                decoder.feed(bytes);
+                while let Ok(Some((kind, payload))) = decoder.next_frame() {
+                    if kind == StreamKind::Stdout {
+                        out.extend_from_slice(&payload);
+                    }
+                }
+            }
+        }
+        out.into()
     }
 }
 
@@ -249,7 +296,8 @@ async fn pump(
     detached: impl FnOnce(),
 ) {
     let (mut output, mut input) = stream.into_split();
-    let Carriage { tty, keys, stdin } = carriage;
+    let mut frames = Frames::new(&carriage);
+    let Carriage { tty, keys, stdin, once, .. } = carriage;
     let inward = async {
         let mut filter = (tty && !keys.is_empty()).then_some(DetachFilter { keys, seen: 0 });
         let mut block = vec![0; 32 << 10];
@@ -258,7 +306,7 @@ async fn pump(
                 Ok(0) => break,
                 Ok(count) => count,
                 // The connection is broken: nobody will read the output either.
-                Err(_) => return true,
+                Err(_) => return Left::Detached,
             };
             if !stdin {
                 continue;
@@ -270,15 +318,18 @@ async fn pump(
             // What was typed before the keys counts.
             let gone = input.write_all(&bytes).await.is_err();
             if leave {
-                return true;
+                return Left::Detached;
             }
             if gone {
                 break;
             }
         }
-        // The client has closed its half: end of standard input. Output goes on.
+        // The client has closed its half. Output goes on if that is the end of standard input too.
+        if stdin && (tty || !once) {
+            return Left::AtEnd;
+        }
         input.shutdown().await.ok();
-        std::future::pending::<bool>().await
+        std::future::pending().await
     };
     let outward = async {
         writer.read().await;
@@ -289,21 +340,29 @@ async fn pump(
         }
         let mut block = vec![0; 32 << 10];
         while let Ok(count @ 1..) = output.read(&mut block).await {
-            if writer.write_all(&block[..count]).await.is_err() {
+            if writer.write_all(&frames.of(&block[..count])).await.is_err() {
                 return;
             }
         }
     };
     tokio::select! {
         () = outward => ended.await,
-        _ = inward => detached(),
+        left = inward => if let Left::Detached = left { detached() },
     }
     // The client waits for the end of the stream; it may have gone.
     writer.shutdown().await.ok();
 }
 
-/// `POST /containers/{id}/attach`.
-pub async fn attach(mut call: Call, id: &str) -> Result<Response> {
+/// `POST /containers/{id}/attach`. Why there is no stream is told as text: that is what would have come on the stream.
+pub async fn attach(call: Call, id: &str) -> Response {
+    attached(call, id).await.unwrap_or_else(|error| {
+        let mut response = body::text(error.status(), format!("{}\r\n", error.message));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
+        response
+    })
+}
+
+async fn attached(mut call: Call, id: &str) -> Result<Response> {
     let upgrade = hyper::upgrade::on(&mut call.request);
     let wire = Wire { upgrade, headers: call.request.headers().clone(), version: call.version };
     let container = call.app.engine.find(id)?;
@@ -316,13 +375,14 @@ pub async fn attach(mut call: Call, id: &str) -> Result<Response> {
     if wanted("logs") {
         before = logs::replay(&call.app, &view, streams.stdout, streams.stderr).await?;
     }
-    let carriage = Carriage { tty, keys, stdin: streams.stdin && view.spec.process.open_stdin };
+    let process = &view.spec.process;
+    let carriage = Carriage { tty, raw: tty, keys, stdin: streams.stdin && process.open_stdin, once: process.stdin_once };
     if !wanted("stream") {
         let (ours, theirs) = StdUnixStream::pair().map_err(|error| ApiError::new(naru_types::ErrorKind::Internal, error.to_string()))?;
         drop(theirs);
         return Ok(carry(wire, Box::pin(async { Ok(ours) }), before, carriage, async {}, || {}));
     }
-    let stream = container.attach(streams).await?;
+    let stream = container.attach(id, streams).await?;
     let app = std::sync::Arc::clone(&call.app);
     app.engine.emit(&container, "attach");
     let (owner, target) = (app, std::sync::Arc::clone(&container));

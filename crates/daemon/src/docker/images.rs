@@ -160,7 +160,7 @@ fn glob(pattern: &str) -> Result<regex_lite::Regex> {
 
 /// `GET /images/{name}/json`.
 pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
-    let image = wanted(call, name)?;
+    let image = wanted(call, name, ApiVersion::new(1, 49))?;
     let with_manifests = call.query.boolean("manifests");
     if with_manifests && call.query.get("platform").is_some_and(|platform| !platform.is_empty()) {
         return Err(ApiError::invalid("conflicting options: manifests and platform options cannot both be set"));
@@ -209,22 +209,25 @@ pub async fn inspect(call: &Call, name: &str) -> Result<Response> {
     Ok(body::ok(&answer))
 }
 
-/// The image of a name, for the platform asked for.
-fn wanted(call: &Call, name: &str) -> Result<Image> {
-    match call.query.get("platform").filter(|platform| !platform.is_empty()) {
+/// The image of a name, for the platform that clients from that version on may ask for.
+fn wanted(call: &Call, name: &str, since: ApiVersion) -> Result<Image> {
+    match call.query.get("platform").filter(|platform| !platform.is_empty() && call.version >= since) {
         Some(text) => for_platform(&call.app, name, &platform(text)?),
         None => Ok(call.app.engine.image(name)?),
     }
 }
 
 /// Platforms of a `platform` parameter, which may be given several times.
-fn platforms(query: &Query) -> Result<Vec<naru_types::Platform>> {
-    query.all("platform").filter(|text| !text.is_empty()).map(platform).collect()
+fn platforms(call: &Call) -> Result<Vec<naru_types::Platform>> {
+    if call.version < ApiVersion::new(1, 48) {
+        return Ok(vec![]);
+    }
+    call.query.all("platform").filter(|text| !text.is_empty()).map(platform).collect()
 }
 
 /// `GET /images/{name}/history`, newest step first.
 pub async fn history(call: &Call, name: &str) -> Result<Response> {
-    let image = wanted(call, name)?;
+    let image = wanted(call, name, ApiVersion::new(1, 48))?;
     let id = image.id.clone();
     let mut steps = call.app.engine.with_store(move |store| store.history(&id)).await?;
     // The steps below the newest are those of the images it was committed from.
@@ -275,9 +278,26 @@ fn reference(repo: &str, tag: &str) -> Result<ImageRef> {
 
 /// `DELETE /images/{name}`.
 pub async fn remove(call: &Call, name: &str) -> Result<Response> {
+    only_of(call, name)?;
     let removed = call.app.engine.remove_image(name, call.query.boolean("force"), !call.query.boolean("noprune")).await?;
     let items: Vec<models::ImageDeleteItem> = removed.iter().map(deleted).collect();
     Ok(body::ok(&items))
+}
+
+/// Refuses what would remove another platform than those asked for.
+fn only_of(call: &Call, name: &str) -> Result<()> {
+    let asked: Vec<&str> = call.query.all("platforms").filter(|text| !text.is_empty()).collect();
+    if asked.is_empty() || call.version < ApiVersion::new(1, 50) {
+        return Ok(());
+    }
+    for text in asked {
+        for_platform(&call.app, name, &platform(text)?)?;
+    }
+    let image = call.app.engine.image(name)?;
+    if call.app.engine.store().variants_of(&image)?.iter().filter(|variant| variant.image.is_some()).count() > 1 {
+        return Err(ApiError::unsupported("removing some platforms of an image is not built into this version"));
+    }
+    Ok(())
 }
 
 fn deleted(item: &Removed) -> models::ImageDeleteItem {
@@ -295,7 +315,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
     filters.validate(&["dangling", "label", "label!", "until"])?;
     let dangling_only = filters.boolean("dangling", true)?;
     let until = time::until_filter(&filters)?;
-    let Ok(_guard) = call.app.pruning.try_lock() else {
+    let Ok(_guard) = call.app.pruning.images.try_lock() else {
         return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
     };
     let selected =
@@ -342,7 +362,7 @@ fn reporter(sender: Sender, quiet: bool) -> impl Fn(Progress) + Send + Sync + 's
 
 /// `POST /images/load`.
 pub fn load(call: Call) -> Result<Response> {
-    let options = LoadOptions { platforms: platforms(&call.query)? };
+    let options = LoadOptions { platforms: platforms(&call)? };
     let quiet = call.query.boolean("quiet");
     let app = Arc::clone(&call.app);
     let (_, body) = call.into_body();
@@ -418,7 +438,7 @@ fn import_options(query: &Query) -> Result<ImportOptions> {
         message: query.get("message").filter(|text| !text.is_empty()).unwrap_or("Imported from -").to_owned(),
         platform: match query.get("platform").unwrap_or_default() {
             "" => None,
-            text => match platform(text)? {
+            text => match text.parse::<naru_types::Platform>()? {
                 // What could not be loaded cannot be imported.
                 other if other.os != "linux" => return Err(ApiError::invalid("operating system is not supported")),
                 platform => Some(platform),
@@ -427,14 +447,14 @@ fn import_options(query: &Query) -> Result<ImportOptions> {
     })
 }
 
-/// `linux/amd64`, or the JSON form of newer clients.
+/// The platform of an image that is here, in JSON; what is fetched or made is named as `linux/amd64`.
 pub fn platform(text: &str) -> Result<naru_types::Platform> {
-    if !text.starts_with('{') {
-        return Ok(text.parse()?);
-    }
-    let wire: models::OciPlatform = naru_api::json::from_slice(text.as_bytes())?;
+    let wire: models::OciPlatform = naru_api::json::from_slice(text.as_bytes()).map_err(|error| {
+        let text = error.to_string();
+        ApiError::invalid(format!("failed to parse platform: {}", text.strip_prefix("invalid JSON: ").unwrap_or(&text)))
+    })?;
     if wire.os.is_empty() || wire.architecture.is_empty() {
-        return Err(ApiError::invalid(format!("invalid platform {text:?}: both os and architecture must be given")));
+        return Err(ApiError::invalid("both OS and Architecture must be provided"));
     }
     Ok(naru_types::Platform {
         os: wire.os,
@@ -471,7 +491,7 @@ fn every_tag(call: &Call, name: String) -> Vec<String> {
 }
 
 async fn write_archive(call: &Call, names: Vec<String>) -> Result<Response> {
-    let options = SaveOptions { platforms: platforms(&call.query)? };
+    let options = SaveOptions { platforms: platforms(call)? };
     let names: Vec<String> = names.into_iter().flat_map(|name| every_tag(call, name)).collect();
     for name in &names {
         call.app.engine.image(name).map_err(|error| match &error {

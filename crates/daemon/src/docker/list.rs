@@ -13,7 +13,7 @@ use naru_engine::phase::Phase;
 use naru_engine::spec::{MountSource, NetworkMode};
 use std::sync::Arc;
 
-const FILTERS: [&str; 16] = [
+const FILTERS: [&str; 15] = [
     "ancestor",
     "before",
     "exited",
@@ -29,7 +29,6 @@ const FILTERS: [&str; 16] = [
     "since",
     "status",
     "volume",
-    "label!",
 ];
 
 /// `GET /containers/json`.
@@ -92,7 +91,9 @@ impl Selection {
             .collect::<Result<_>>()?;
         for status in filters.values("status") {
             if !matches!(status, "created" | "running" | "paused" | "restarting" | "removing" | "exited" | "dead") {
-                return Err(ApiError::invalid(format!("invalid filter 'status={status}'")));
+                return Err(ApiError::invalid(format!(
+                    "invalid filter 'status={status}': invalid value for state ({status}): must be one of created, running, paused, restarting, removing, exited, dead"
+                )));
             }
         }
         for health in filters.values("health") {

@@ -70,7 +70,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     if request.method() == Method::OPTIONS {
         return with_headers(body::empty(StatusCode::OK));
     }
-    if path.contains("//") {
+    if path.contains("//") || path.split('/').any(|part| matches!(part, "." | "..")) {
         return cleaned(path, request.uri().query());
     }
     let (version, rest) = split_version(path);
@@ -78,7 +78,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     let Some(segments) = segments else {
         return ApiError::invalid("the path is not valid percent-encoded UTF-8").response();
     };
-    let old = version.and_then(|text| text.parse::<ApiVersion>().ok()).is_some_and(|version| version < ApiVersion::FLOOR);
+    let old = version.is_some_and(|text| numbers(text) < numbers_of(ApiVersion::FLOOR));
     let version = match check_version(version) {
         Ok(version) => version,
         // Clients that old know no errors in JSON.
@@ -87,7 +87,6 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     };
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let method = request.method().clone();
-    let head = method == Method::HEAD;
     let log = tracing::debug_span!("call", %method, path);
     let call = Call { app, version, query, request };
     let segments = with_slashes(segments);
@@ -104,14 +103,10 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
             if error.kind == ErrorKind::Internal {
                 tracing::error!(error = error.message, "request failed");
             }
-            let response = error.response();
-            with_headers(if head { strip(response) } else { response })
+            // The server leaves out the body of an answer to HEAD, and keeps what the headers say of it.
+            with_headers(error.response())
         }
     }
-}
-
-fn strip(response: Response) -> Response {
-    body::empty(response.status())
 }
 
 /// Nothing but an image has slashes in its name, but one may be asked for: clients that look for an object of any kind take
@@ -144,7 +139,14 @@ fn with_slashes(mut segments: Vec<String>) -> Vec<String> {
 
 /// gorilla/mux redirects to the cleaned path.
 fn cleaned(path: &str, query: Option<&str>) -> Response {
-    let clean: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let mut clean: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(clean.pop()),
+            part => clean.push(part),
+        }
+    }
     let mut location = format!("/{}", clean.join("/"));
     if let Some(query) = query {
         location.push('?');
@@ -167,20 +169,32 @@ fn split_version(path: &str) -> (Option<&str>, &str) {
 
 fn check_version(version: Option<&str>) -> Result<ApiVersion> {
     let Some(text) = version else { return Ok(ApiVersion::MAX) };
-    let version: ApiVersion = text.parse().map_err(|error: naru_api::version::VersionError| ApiError::invalid(error.to_string()))?;
-    if version < ApiVersion::FLOOR {
+    let asked = numbers(text);
+    if asked < numbers_of(ApiVersion::FLOOR) {
         return Err(ApiError::invalid(format!(
-            "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            "client version {text} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
             ApiVersion::FLOOR
         )));
     }
-    if version > ApiVersion::MAX {
-        return Err(ApiError::invalid(format!(
-            "client version {version} is too new. Maximum supported API version is {}",
-            ApiVersion::MAX
-        )));
+    if asked > numbers_of(ApiVersion::MAX) {
+        return Err(ApiError::invalid(format!("client version {text} is too new. Maximum supported API version is {}", ApiVersion::MAX)));
     }
-    Ok(version)
+    // Between the two every major number is 1, and a minor one is small.
+    let minor = asked.get(1).and_then(|minor| u16::try_from(*minor).ok()).unwrap_or_default();
+    Ok(ApiVersion::new(1, minor))
+}
+
+/// The numbers of a version, as Docker compares them: what is none is 0, and zeros at the end say nothing.
+fn numbers(text: &str) -> Vec<u64> {
+    let mut numbers: Vec<u64> = text.split('.').map(|part| part.parse().unwrap_or_default()).collect();
+    while numbers.last() == Some(&0) {
+        numbers.pop();
+    }
+    numbers
+}
+
+fn numbers_of(version: ApiVersion) -> Vec<u64> {
+    vec![version.major.into(), version.minor.into()]
 }
 
 fn decode_segment(segment: &str) -> Option<String> {
@@ -243,7 +257,7 @@ async fn route(call: Call, method: &Method, path: &[&str]) -> Result<Option<Resp
         ["containers", id, "export"] if get => containers::export(&call, id)?,
         ["containers", id, "stats"] if get => stats::stats(&call, id).await?,
         ["containers", id, "logs"] if get => logs::logs(&call, id)?,
-        ["containers", id, "attach"] if post => hijack::attach(call, id).await?,
+        ["containers", id, "attach"] if post => hijack::attach(call, id).await,
         ["containers", id, "archive"] if head => archive::stat(&call, id).await?,
         ["containers", id, "archive"] if get => archive::get(&call, id).await?,
         ["containers", id, "archive"] if put => archive::put(call, id).await?,
@@ -322,6 +336,14 @@ mod tests {
         assert!(check_version(Some("1.23")).is_err());
         assert!(check_version(Some("1.99")).unwrap_err().message.contains("too new"));
         assert!(check_version(None).is_ok());
+        let words = |text: &str| check_version(Some(text)).map_err(|error| error.message.chars().take(28).collect::<String>());
+        assert_eq!(words("1.44.0.0").unwrap(), ApiVersion::new(1, 44));
+        assert_eq!(words("1.44.1").unwrap(), ApiVersion::new(1, 44));
+        assert_eq!(words("2").unwrap_err(), "client version 2 is too new.");
+        assert_eq!(words("1.51.1").unwrap_err(), "client version 1.51.1 is too");
+        for old in ["1", "1.", "..", "0.99", "1.2.3.4"] {
+            assert!(words(old).unwrap_err().starts_with(&format!("client version {old} is")), "{old}");
+        }
     }
 
     #[test]

@@ -286,7 +286,7 @@ pub fn list(call: &Call) -> Result<Response> {
 }
 
 /// A regular expression on the name; what is none is compared as text.
-fn name_matches(name: &str, pattern: &str) -> bool {
+pub fn name_matches(name: &str, pattern: &str) -> bool {
     regex_lite::Regex::new(pattern).map_or_else(|_| name.contains(pattern), |regex| regex.is_match(name))
 }
 
@@ -463,7 +463,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&["label", "label!", "until"])?;
     let until = time::until_filter(&filters)?;
-    let Ok(_guard) = call.app.pruning.try_lock() else {
+    let Ok(_guard) = call.app.pruning.others.try_lock() else {
         return Err(ApiError::new(ErrorKind::Conflict, "a prune operation is already running"));
     };
     let mut deleted = Vec::new();

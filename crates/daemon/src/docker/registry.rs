@@ -9,6 +9,7 @@ use base64::Engine as _;
 use http::{HeaderMap, HeaderName};
 use naru_api::filters::Filters;
 use naru_api::models;
+use naru_api::version::ApiVersion;
 use naru_engine::EngineError;
 use naru_registry::{Credentials, Line, PullEvent, PullOptions, PushEvent, PushOptions, SearchFilters};
 use naru_types::{ErrorKind, ImageRef};
@@ -192,7 +193,7 @@ pub async fn pull(call: Call) -> Result<Response> {
     let all_tags = tag.is_empty() && reference.digest.is_none() && ImageRef::is_bare(name);
     let platform = match call.query.get("platform").unwrap_or_default() {
         "" => None,
-        text => Some(platform(text)?),
+        text => Some(text.parse()?),
     };
     let options = PullOptions { platform, credentials: credentials(call.request.headers()) };
     let totals = call.query.boolean("totals");
@@ -237,8 +238,8 @@ pub async fn push(call: &Call, name: &str) -> Result<Response> {
     let reference = reference(name, tag)?;
     let all_tags = tag.is_empty() && ImageRef::is_bare(name);
     let platform = match call.query.get("platform").unwrap_or_default() {
-        "" => None,
-        text => Some(platform(text)?),
+        text if !text.is_empty() && call.version >= ApiVersion::new(1, 46) => Some(platform(text)?),
+        _ => None,
     };
     let options = PushOptions { platform, credentials: credentials(call.request.headers()) };
     let engine = call.app.engine.clone();

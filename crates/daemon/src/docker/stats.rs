@@ -3,7 +3,7 @@
 use super::Call;
 use super::body::{self, Response};
 use super::convert::time;
-use super::error::Result;
+use super::error::{ApiError, Result};
 use naru_api::models;
 use naru_engine::stats::Sample;
 use std::collections::BTreeMap;
@@ -100,6 +100,9 @@ pub async fn stats(call: &Call, id: &str) -> Result<Response> {
         }
         let now = app.engine.sample(&id).await?;
         return Ok(body::ok(&wire(&id, &name, now.as_ref(), before.as_ref())));
+    }
+    if call.query.boolean("one-shot") {
+        return Err(ApiError::invalid("cannot have stream=true and one-shot=true"));
     }
     let (sender, response) = body::stream("application/json");
     tokio::spawn(async move {

@@ -1,9 +1,9 @@
 //! Volumes.
 
-use super::Call;
 use super::body::{self, Response};
 use super::convert::{self, time};
 use super::error::{ApiError, Result};
+use super::{Call, networks};
 use crate::App;
 use http::StatusCode;
 use naru_api::filters::Filters;
@@ -33,7 +33,7 @@ pub fn list(call: &Call) -> Result<Response> {
     let dangling = if filters.contains("dangling") { Some(filters.boolean("dangling", false)?) } else { None };
     let takes = |volume: &Volume| {
         let any = |key: &str, holds: &dyn Fn(&str) -> bool| !filters.contains(key) || filters.values(key).any(holds);
-        any("name", &|wanted| volume.name.contains(wanted))
+        any("name", &|wanted| networks::name_matches(&volume.name, wanted))
             && any("driver", &|wanted| wanted == "local")
             && filters.matches_labels("label", &volume.labels)
             && dangling.is_none_or(|dangling| dangling == call.app.engine.volume_users(&volume.name).is_empty())
@@ -80,7 +80,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
     let filters = Filters::parse(call.query.get("filters").unwrap_or_default())?;
     filters.validate(&["all", "label", "label!"])?;
     let all = filters.boolean("all", false)?;
-    let Ok(_guard) = call.app.pruning.try_lock() else {
+    let Ok(_guard) = call.app.pruning.volumes.try_lock() else {
         return Err(ApiError::new(naru_types::ErrorKind::Conflict, "a prune operation is already running"));
     };
     let (mut deleted, mut space) = (Vec::new(), 0);
@@ -99,7 +99,7 @@ pub async fn prune(call: &Call) -> Result<Response> {
         }
     }
     call.app.engine.emit_prune(ObjectKind::Volume, space);
-    Ok(body::ok(&models::VolumesPruneReport { volumes_deleted: Some(deleted).filter(|list| !list.is_empty()), space_reclaimed: space }))
+    Ok(body::ok(&models::VolumesPruneReport { volumes_deleted: Some(deleted), space_reclaimed: space }))
 }
 
 /// All volumes with their use, for `system df`.

@@ -45,7 +45,7 @@ impl Ready {
 
 /// Whether a command changes what a start is made from, or what the container holds.
 pub(super) fn concerns(command: &Command) -> bool {
-    !matches!(command, Command::Start(_) | Command::Attach(..) | Command::Resize { .. } | Command::Health(_))
+    !matches!(command, Command::Start(_) | Command::Attach { .. } | Command::Resize { .. } | Command::Health(_))
 }
 
 impl Actor {

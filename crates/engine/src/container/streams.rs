@@ -10,13 +10,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 
 impl Actor {
-    pub(super) async fn attach(&mut self, streams: Streams) -> Result<StdUnixStream> {
+    /// `name` is what the client calls the container.
+    pub(super) async fn attach(&mut self, name: &str, streams: Streams) -> Result<StdUnixStream> {
         match &self.view.state.phase {
             Phase::Running { paused: true, .. } => {
-                Err(EngineError::conflict(format!("container {} is paused, unpause the container before attach", self.view.id)))
+                Err(EngineError::conflict(format!("container {name} is paused, unpause the container before attach")))
             }
             Phase::Restarting(_) => {
-                Err(EngineError::conflict(format!("container {} is restarting, wait until the container is running", self.view.id)))
+                Err(EngineError::conflict(format!("container {name} is restarting, wait until the container is running")))
             }
             Phase::Removing => Err(EngineError::NoSuchContainer(self.view.id.to_string())),
             Phase::Running { .. } => {

@@ -5,6 +5,7 @@ mod api;
 mod apparmor;
 mod attach;
 mod attacks;
+mod behaviours;
 mod clients;
 mod faults;
 mod files;

@@ -22,9 +22,11 @@ pub fn wire(text: Option<&str>, key: &str) -> Result<Option<Timestamp>> {
     let Some(text) = text.filter(|text| !text.is_empty() && *text != "0") else { return Ok(None) };
     let bad = || ApiError::invalid(format!("invalid value for {key:?}: {text:?} is no unix time"));
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if fraction.len() > 9 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return Err(bad());
     }
+    // Nanoseconds are the end of it.
+    let fraction = &fraction[..fraction.len().min(9)];
     let seconds: i64 = seconds.parse().map_err(|_| bad())?;
     let nanoseconds: i32 = format!("{fraction:0<9}").parse().map_err(|_| bad())?;
     Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| bad())
@@ -92,7 +94,8 @@ mod tests {
         assert_eq!(wire(Some("1.5"), "since").unwrap().unwrap().as_nanosecond(), 1_500_000_000);
         assert_eq!(wire(Some("0"), "since").unwrap(), None);
         assert!(wire(Some("zz"), "since").is_err());
-        assert!(wire(Some("1.0000000001"), "since").is_err());
+        assert_eq!(wire(Some("1.12345678912"), "since").unwrap().unwrap().as_nanosecond(), 1_123_456_789);
+        assert!(wire(Some("1.x"), "since").is_err());
     }
 
     #[test]
