@@ -4,6 +4,9 @@
 //! - `unsafe` lives in `sys` only (and in tests that attack)
 //! - every source file opens with a module comment and stays below its size limit
 //! - no path of one developer's machine is in the tree
+//! - `docs/behaviours.md` names tests that are there
+
+mod behaviours;
 
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +54,7 @@ fn tidy() -> Result<()> {
     let root = root();
     let mut faults = Vec::new();
     graph(&root, &mut faults)?;
+    behaviours::check(&root, &mut faults)?;
     for file in sources(&root)? {
         source(&root, &file, &mut faults)?;
     }
