@@ -10,10 +10,13 @@
 //! Only what is surely a request line is ever changed; a body or an upgraded stream never is. A later request on a
 //! connection that has become `Raw` is read as it stands.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 
 /// A head that has not ended after so many bytes is hyper's to judge.
 const LONGEST_HEAD: usize = 64 << 10;
@@ -35,12 +38,23 @@ pub struct Lenient<S> {
     /// Bytes for the reader, from `given` on.
     ready: Vec<u8>,
     given: usize,
+    /// Hears of the end of what the client sends.
+    ended: Option<oneshot::Sender<End>>,
+}
+
+/// What a client does not do any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Send; it may still read.
+    Sending,
+    /// Anything: it has gone.
+    All,
 }
 
 impl<S> Lenient<S> {
-    /// Wraps a connection on which nothing was read yet.
-    pub fn new(stream: S) -> Self {
-        Lenient { stream, state: State::Head(Vec::new()), ready: Vec::new(), given: 0 }
+    /// Wraps a connection on which nothing was read yet; `ended` hears when there is no more to read.
+    pub fn new(stream: S, ended: oneshot::Sender<End>) -> Self {
+        Lenient { stream, state: State::Head(Vec::new()), ready: Vec::new(), given: 0, ended: Some(ended) }
     }
 
     /// The connection, and what was read of it and not given yet.
@@ -150,7 +164,26 @@ fn after(head: &[u8]) -> State {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
+impl<S: AsyncRead + AsFd + Unpin> Lenient<S> {
+    fn poll_stream(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let over = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0;
+        if over && let Some(ended) = self.ended.take() {
+            // Nobody may want to know.
+            ended.send(if has_gone(self.stream.as_fd()) { End::All } else { End::Sending }).ok();
+        }
+        read
+    }
+}
+
+/// Whether the other end has closed both directions, as far as the kernel knows: of a connection to another host it does not.
+fn has_gone(stream: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(stream, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+impl<S: AsyncRead + AsFd + Unpin> AsyncRead for Lenient<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
@@ -163,26 +196,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
             this.ready.clear();
             this.given = 0;
             match &mut this.state {
-                State::Raw => return Pin::new(&mut this.stream).poll_read(context, buffer),
+                State::Raw => return this.poll_stream(context, buffer),
                 // A body goes straight to who reads it.
                 State::Body(left) => {
-                    let room = buffer.remaining().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    let left = *left;
+                    let room = buffer.remaining().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let mut part = ReadBuf::new(buffer.initialize_unfilled_to(room));
-                    ready!(Pin::new(&mut this.stream).poll_read(context, &mut part))?;
+                    ready!(this.poll_stream(context, &mut part))?;
                     let count = part.filled().len();
                     buffer.advance(count);
-                    *left -= count as u64;
-                    match count {
-                        0 if room > 0 => this.end(),
-                        _ if *left == 0 => this.state = State::Head(Vec::new()),
-                        _ => {}
+                    match left - count as u64 {
+                        _ if count == 0 && room > 0 => this.end(),
+                        0 => this.state = State::Head(Vec::new()),
+                        left => this.state = State::Body(left),
                     }
                     return Poll::Ready(Ok(()));
                 }
                 State::Head(_) => {
                     let mut block = [0; BLOCK];
                     let mut read = ReadBuf::new(&mut block);
-                    ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
+                    ready!(this.poll_stream(context, &mut read))?;
                     if read.filled().is_empty() {
                         this.end();
                         if this.ready.is_empty() {
@@ -221,20 +254,39 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Lenient<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::fs::File;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    /// A stream that gives its bytes in parts; the descriptor is any that has not hung up.
+    struct Parts(DuplexStream, File);
+
+    impl AsFd for Parts {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.1.as_fd()
+        }
+    }
+
+    impl AsyncRead for Parts {
+        fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
 
     /// What comes out when `input` comes in parts of `size` bytes.
     fn through(input: &[u8], size: usize) -> Vec<u8> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let (mut near, far) = tokio::io::duplex(size);
-            let (mut reader, mut out) = (Lenient::new(far), vec![]);
+            let (end, ended) = oneshot::channel();
+            let far = Parts(far, File::open("/dev/null").expect("it is there"));
+            let (mut reader, mut out) = (Lenient::new(far, end), vec![]);
             let writing = async {
                 near.write_all(input).await.expect("it is read");
                 drop(near);
             };
             let (read, ()) = tokio::join!(reader.read_to_end(&mut out), writing);
             read.expect("it ends");
+            assert_eq!(ended.await, Ok(End::Sending));
             out
         })
     }
@@ -272,5 +324,22 @@ mod tests {
         }
         let long = format!("GET /?\"{} HTTP/1.1\r\n\r\n", "x".repeat(2 * LONGEST_HEAD));
         check(&long, &long);
+    }
+
+    #[test]
+    fn a_client_that_has_gone_is_told_from_one_that_listens() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+        runtime.block_on(async {
+            for (whole, expected) in [(false, End::Sending), (true, End::All)] {
+                let (mut near, far) = tokio::net::UnixStream::pair().expect("a pair");
+                let (end, ended) = oneshot::channel();
+                let mut reader = Lenient::new(far, end);
+                near.shutdown().await.expect("it is open");
+                let near = (!whole).then_some(near);
+                assert_eq!(reader.read(&mut [0; 8]).await.expect("it ends"), 0);
+                assert_eq!(ended.await, Ok(expected));
+                drop(near);
+            }
+        });
     }
 }

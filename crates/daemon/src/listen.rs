@@ -1,21 +1,25 @@
 //! Sockets: where clients come in, and how a connection is served.
 
 use crate::config::{Address, Config};
-use crate::lenient::Lenient;
+use crate::lenient::{End, Lenient};
 use crate::{App, DaemonError, docker};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 
 /// A client that has sent half a header for this long is sent away.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an answer may take, or go on, after its client has closed its sending direction.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A bound socket.
 pub enum Listener {
@@ -190,20 +194,34 @@ async fn accept(app: Arc<App>, listener: Listener) {
     }
 }
 
-async fn connection(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+async fn connection(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static) {
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, Infallible>(docker::answer(app, request).await) }
     });
+    let (end, ended) = oneshot::channel();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         // As Docker writes them: scripts look for `Api-Version:`.
         .title_case_headers(true)
         .header_read_timeout(HEADER_PATIENCE)
-        .serve_connection(TokioIo::new(Lenient::new(stream)), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
+        // Who only sends no more, as socat and `docker system dial-stdio` at the end of their input, gets its answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(Lenient::new(stream, end)), service)
+        .with_upgrades();
+    tokio::pin!(served);
+    let result = tokio::select! {
+        result = &mut served => result,
+        // Whoever has gone is not waited for, and of one that has closed one direction nobody knows whether it still reads.
+        Ok(end) = ended => match end {
+            End::All => return,
+            End::Sending => match tokio::time::timeout(ANSWER_PATIENCE, served).await {
+                Ok(result) => result,
+                Err(_) => return,
+            },
+        },
+    };
+    if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
     }
 }

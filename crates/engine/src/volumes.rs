@@ -73,7 +73,7 @@ impl Volumes {
         db: &Db,
         events: &EventBus,
         name: Option<&str>,
-        labels: BTreeMap<String, String>,
+        mut labels: BTreeMap<String, String>,
         options: BTreeMap<String, String>,
     ) -> Result<Arc<Volume>> {
         let anonymous = name.is_none_or(str::is_empty);
@@ -89,6 +89,10 @@ impl Volumes {
                 return Err(EngineError::conflict(format!("create {name}: volume already exists with different options")));
             }
             return Ok(Arc::clone(volume));
+        }
+        if anonymous {
+            // Docker's mark of what its `volume prune` deletes, which others look at, too.
+            labels.insert("com.docker.volume.anonymous".into(), String::new());
         }
         let data = self.mountpoint(&name);
         // 0701 keeps other users from listing; the data directory is open to whom the container lets in.

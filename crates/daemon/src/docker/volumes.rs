@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 fn wire(app: &App, volume: &Volume) -> models::Volume {
     models::Volume {
-        created_at: Some(time::rfc3339(volume.created)),
+        // Docker takes it from a directory, in whole seconds.
+        created_at: jiff::Timestamp::from_second(volume.created.as_second()).ok().map(time::rfc3339),
         driver: "local".into(),
         labels: Some(volume.labels.clone()).filter(|labels| !labels.is_empty()),
         mountpoint: app.engine.volumes().mountpoint(&volume.name).to_string_lossy().into_owned(),

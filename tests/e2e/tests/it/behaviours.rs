@@ -737,3 +737,18 @@ fn registries_answer_as_streams_and_words() {
     let answer = (200, "{\"Status\":\"Login Succeeded\",\"IdentityToken\":\"\"}\n".to_owned());
     assert_eq!(daemon.api("POST", "/auth", Some(&login)), answer);
 }
+
+/// `socat` and `docker system dial-stdio` close their sending direction at the end of their input.
+#[test]
+fn a_client_that_sends_no_more_is_answered() {
+    let daemon = shared();
+    for turn in 0..20 {
+        let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let close = if turn % 2 == 0 { "Connection: close\r\n" } else { "" };
+        stream.write_all(format!("GET /info HTTP/1.1\r\nHost: x\r\n{close}\r\n").as_bytes()).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let answer = String::from_utf8(rest(stream)).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ServerVersion"), "{turn}: {answer}");
+    }
+}

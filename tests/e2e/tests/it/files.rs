@@ -114,6 +114,11 @@ fn anonymous_volumes_go_with_their_container() {
     daemon.ok(&["volume", "inspect", &volume]);
     daemon.ok(&["rm", "-v", &keeper]);
     assert_ne!(daemon.run(&["volume", "inspect", &volume]).code, 0);
+    let unnamed = daemon.ok(&["volume", "create"]);
+    let labels = daemon.ok(&["volume", "inspect", "-f", "{{json .Labels}} {{.CreatedAt}}", &unnamed]);
+    let created = labels.strip_prefix(r#"{"com.docker.volume.anonymous":""} "#).unwrap_or_else(|| panic!("{labels}"));
+    assert!(created.len() == "2006-01-02T15:04:05Z".len(), "{created}");
+    daemon.ok(&["volume", "rm", &unnamed]);
 }
 
 #[test]
