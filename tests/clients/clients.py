@@ -235,7 +235,7 @@ def test_attach():
 
 
 def test_lifecycle():
-    with Running(["sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done"]) as container:
+    with Running(["sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done"]) as container:
         container.pause()
         container.reload()
         assert container.status == "paused"
@@ -247,6 +247,7 @@ def test_lifecycle():
         top = container.top()
         assert "PID" in top["Titles"] and top["Processes"], top
         container.restart(timeout=5)
+        until("it heeds signals again", lambda: container.logs().count(b"up") == 2)
         container.stop(timeout=20)
         assert container.wait(condition="not-running")["StatusCode"] == 9
         container.start()

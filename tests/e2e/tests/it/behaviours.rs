@@ -197,7 +197,7 @@ fn an_attach_that_cannot_be_says_so_in_text() {
     // The waits double: one that is long enough to be asked in.
     daemon.until("it waits for long", || {
         let inspect = daemon.inspect(&restarting);
-        inspect["RestartCount"].as_i64() >= Some(6) && inspect["State"]["Status"] == "restarting"
+        inspect["RestartCount"].as_i64() >= Some(5) && inspect["State"]["Status"] == "restarting"
     });
     for (container, more, status, words) in [
         ("nosuch", "", 404, "No such container: nosuch\r\n".to_owned()),
