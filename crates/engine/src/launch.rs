@@ -213,7 +213,6 @@ pub(crate) fn open(engine: &Inner, view: &View) -> Result<Opened> {
     let (id, spec) = (&view.id, &*view.spec);
     let runtime = engine.config.runtime(&spec.runtime)?.cloned();
     let directory = run_directory(engine, id)?;
-    engine.make_log_directory(id)?;
     let devices = devices(spec)?;
     let cgroup = oci::cgroup(id, spec.cgroup_parent.as_ref().unwrap_or(&engine.config.cgroup_parent), spec, &devices);
     let pending = engine.spawner.prepare(Preparation {

@@ -532,9 +532,10 @@ impl Inner {
         let (done, files) = oneshot::channel();
         let (engine, view) = (Arc::clone(self), view.clone());
         let make = move || {
-            // The monitor works meanwhile.
-            let opened = if to_start { launch::open(&engine, &view).ok() } else { None };
-            let made = engine.prepare_files(&view);
+            // Where the monitor, which works meanwhile, opens the log.
+            let logs = engine.make_log_directory(&view.id);
+            let opened = if to_start && logs.is_ok() { launch::open(&engine, &view).ok() } else { None };
+            let made = logs.and_then(|()| engine.prepare_files(&view));
             let opened = opened.filter(|_| made.is_ok());
             // Who asked may have gone; what is made then, the next start of the daemon finds.
             done.send(made).ok();
@@ -544,15 +545,14 @@ impl Inner {
         (files, to_start.then(|| Ready::new(job)))
     }
 
-    pub(crate) fn make_log_directory(&self, id: &ContainerId) -> Result<()> {
+    fn make_log_directory(&self, id: &ContainerId) -> Result<()> {
         let log = self.log_directory(id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&log).map_err(EngineError::io("make", &log))
     }
 
-    /// The container's layers, its log directory, and what new volumes take from the image.
+    /// The container's layers, and what new volumes take from the image.
     fn prepare_files(&self, view: &View) -> Result<()> {
         self.store.prepare(&view.id, view.spec.image.as_ref())?;
-        self.make_log_directory(&view.id)?;
         let (_, label) = view.spec.security.labels();
         if let Some(label) = label.filter(|_| !self.config.driver.labels_mounts()) {
             let root = self.store.mount(&view.id)?;

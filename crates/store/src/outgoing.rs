@@ -69,7 +69,7 @@ impl Store {
         let mut layers = record.layers.clone();
         // What can go goes first, and of what has to be compressed the largest: its way takes the longest.
         let mut order: Vec<usize> = (0..layers.len()).collect();
-        order.sort_by_key(|at| Some(&layers[*at]).filter(|layer| !layer.is_compressed()).map(|layer| Reverse(layer.size)));
+        order.sort_by_key(|at| (!layers[*at].is_compressed()).then_some(Reverse(layers[*at].size)));
         for at in order {
             layers[at] = self.compressed(&layers[at], &ingest, pins)?;
             ready(&layers[at]);

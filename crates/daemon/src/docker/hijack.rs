@@ -194,17 +194,17 @@ pub fn carry(
 trait Way: AsyncWrite + Unpin {
     /// Waits until the client has read what was sent, where the kernel knows. Output that reaches a client together with the
     /// answer's head is lost where it reads heads through a buffer and the rest from the socket, as docker-py does.
-    fn read(&self) -> impl Future<Output = ()> + Send;
+    fn caught_up(&self) -> impl Future<Output = ()> + Send;
 }
 
 impl Way for OwnedWriteHalf {
-    async fn read(&self) {
+    async fn caught_up(&self) {
         let socket: &UnixStream = self.as_ref();
         let is_unread = || naru_sys::net::is_unread(socket.as_fd()).unwrap_or(false);
         if !is_unread() {
             return;
         }
-        // A registration of its own: what is forgotten of this one, who writes would wait for in vain.
+        // A registration of its own: what is forgotten of this one's readiness, a writer would wait for in vain.
         let Ok(watched) = socket.as_fd().try_clone_to_owned().and_then(|copy| UnixStream::from_std(copy.into())) else { return };
         while watched.writable().await.is_ok() {
             // In this order: a client that reads after the question makes the socket writable anew.
@@ -217,7 +217,7 @@ impl Way for OwnedWriteHalf {
 }
 
 impl Way for WriteHalf<TokioIo<Upgraded>> {
-    fn read(&self) -> impl Future<Output = ()> + Send {
+    fn caught_up(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 }
@@ -235,7 +235,7 @@ async fn take_over(
     match open(opening, carriage.raw).await {
         Ok(stream) => pump(reader, writer, stream, before, carriage, ended, detached).await,
         Err(message) => {
-            writer.read().await;
+            writer.caught_up().await;
             // The client may have gone meanwhile.
             writer.write_all(&message).await.ok();
             writer.shutdown().await.ok();
@@ -332,7 +332,7 @@ async fn pump(
         std::future::pending().await
     };
     let outward = async {
-        writer.read().await;
+        writer.caught_up().await;
         for chunk in before {
             if writer.write_all(&chunk).await.is_err() {
                 return;
