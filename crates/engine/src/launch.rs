@@ -155,6 +155,7 @@ pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Pr
             let owner = Arc::clone(engine);
             tokio::spawn(async move {
                 tokio::time::sleep(BEHIND).await;
+                owner.networks.plan_shortcuts();
                 tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
             });
             Ok(Launched { run, pid, at, watch })

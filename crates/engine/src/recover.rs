@@ -60,6 +60,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
     }
     let runs: Vec<Arc<Run>> = engine.views().iter().filter_map(|view| view.run.clone()).collect();
     engine.networks.restore(runs.iter().map(|run| &run.place))?;
+    engine.networks.plan_shortcuts();
     let (owner, live) = (Arc::clone(engine), known.clone());
     tokio::task::spawn_blocking(move || sweep(&owner, &live)).await.map_err(|_| EngineError::Gone("the thread that cleans up"))?;
     for container in wanted {

@@ -2,6 +2,7 @@
 //!
 //! - [`Links`]: bridges and veth pairs, macvlan and ipvlan by rtnetlink, in few messages; their rates.
 //! - [`Firewall`]: one nf_tables table; a network or port is an element of a set. [`Watch`] hears when others change it.
+//! - [`Shortcuts`]: containers of one bridge send to each other directly.
 //! - [`ipam`]: which subnet, which address. [`ports`]: host ports held by sockets. [`proxy`]: what cannot be rewritten.
 //! - [`dns`]: containers' names. [`hosts`], [`resolv`]: the container's files.
 //!
@@ -31,6 +32,7 @@ pub mod proxy;
 mod rates;
 pub mod resolv;
 mod rtnetlink;
+mod shortcut;
 mod watch;
 
 pub use address::{IpNet, LinkName, MacAddress, Protocol};
@@ -42,4 +44,5 @@ pub use links::{Bridge, Links, VethPlan, write_parameter};
 pub use passage::{FIREWALLD_CHAIN, MARK, bus_message};
 pub use rates::Rate;
 pub use rtnetlink::Link;
+pub use shortcut::{Filtering, Shortcuts, Way};
 pub use watch::{Changed, Watch};

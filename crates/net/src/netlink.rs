@@ -34,8 +34,8 @@ const DONE: u16 = 3;
 struct Purpose {
     action: &'static str,
     object: String,
-    /// A failure that is none.
-    fine: Option<Errno>,
+    /// Failures that are none.
+    fine: Vec<Errno>,
 }
 
 /// Requests for one send.
@@ -53,7 +53,7 @@ impl Batch {
         self.start = self.bytes.len();
         // The sequence number is the request's place in the batch.
         let sequence = u32::try_from(self.purposes.len()).expect("a batch has fewer than 2^32 requests");
-        self.purposes.push(Purpose { action, object: object.into(), fine: None });
+        self.purposes.push(Purpose { action, object: object.into(), fine: vec![] });
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | flags::REQUEST).to_ne_bytes());
@@ -108,7 +108,7 @@ impl Batch {
 
     /// Goes on when the kernel refuses the present request for this reason.
     pub fn or_refused(&mut self, errno: Errno) {
-        self.purposes.last_mut().expect("a request was begun").fine = Some(errno);
+        self.purposes.last_mut().expect("a request was begun").fine.push(errno);
     }
 
     /// Number of requests.
@@ -240,7 +240,7 @@ impl<Fd: AsFd> Socket<Fd> {
                 match kind {
                     ERROR => {
                         let code = payload.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
-                        let is_fine = batch.purposes.get(sequence).is_some_and(|p| p.fine.is_some_and(|fine| fine.raw_os_error() == -code));
+                        let is_fine = batch.purposes.get(sequence).is_some_and(|p| p.fine.iter().any(|fine| fine.raw_os_error() == -code));
                         // The first failed request explains those after it.
                         if code != 0 && !is_fine && failure.is_none_or(|(earlier, _)| sequence < earlier) {
                             failure = Some((sequence, Errno::from_raw_os_error(-code)));
@@ -258,7 +258,7 @@ impl<Fd: AsFd> Socket<Fd> {
         match failure {
             Some((sequence, errno)) => {
                 let purpose = batch.purposes.get(sequence).cloned();
-                let purpose = purpose.unwrap_or(Purpose { action: "carry out", object: "a netlink request".into(), fine: None });
+                let purpose = purpose.unwrap_or(Purpose { action: "carry out", object: "a netlink request".into(), fine: vec![] });
                 Err(Error::kernel(purpose.action, purpose.object, errno))
             }
             None => Ok(answers),

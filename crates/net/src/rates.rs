@@ -8,7 +8,8 @@ use crate::address::LinkName;
 use crate::error::{Error, Result};
 use crate::netlink::{Batch, Socket, flags};
 use crate::rtnetlink::{
-    GET_LINK, NEW_LINK, get_link, ifla, interface, link_of, look_at, looked_at, or_unsupported, remove_link, without_own_ipv6,
+    ETHERTYPE_ALL, GET_LINK, INGRESS, INGRESS_HANDLE, NEW_FILTER, NEW_LINK, NEW_QDISC, get_link, ifla, interface, link_of, look_at,
+    looked_at, or_unsupported, remove_link, traffic_control, without_own_ipv6,
 };
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -29,14 +30,9 @@ impl Rate {
     }
 }
 
-const NEW_QDISC: u16 = 36;
 const DEL_QDISC: u16 = 37;
-const NEW_FILTER: u16 = 44;
 
 const ROOT: u32 = 0xffff_ffff;
-const INGRESS: u32 = 0xffff_fff1;
-/// Handle of the ingress queue, and parent of its filters.
-const INGRESS_HANDLE: u32 = 0xffff_0000;
 
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
@@ -70,15 +66,6 @@ pub(crate) fn stray_detours<Fd: AsFd>(socket: &Socket<Fd>, group: u32) -> Result
         }
     }
     Ok(strays)
-}
-
-/// `struct tcmsg`.
-fn header(link: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
-    let mut header = vec![0; 4];
-    for number in [link, handle, parent, info] {
-        header.extend(number.to_ne_bytes());
-    }
-    header
 }
 
 /// Sets both rates of a link as they are to be from now on: what leaves it, and what arrives by it.
@@ -138,7 +125,7 @@ fn bucket<Fd: AsFd>(socket: &Socket<Fd>, link: u32, name: &str, bits: u64) -> Re
     parameters.extend([0; 8]);
     let mut batch = Batch::default();
     let how = flags::CREATE | flags::REPLACE | flags::ACK;
-    batch.begin(NEW_QDISC, how, "limit the rate of", name, &header(link, 0, ROOT, 0));
+    batch.begin(NEW_QDISC, how, "limit the rate of", name, &traffic_control(link, 0, ROOT, 0));
     batch.text(KIND, "tbf");
     batch.nest(OPTIONS, |b| {
         b.attribute(PARAMETERS, &parameters);
@@ -160,10 +147,10 @@ fn redirect<Fd: AsFd>(socket: &Socket<Fd>, link: u32, by: u32, name: &str) -> Re
     const STOLEN: i32 = 4;
     const EGRESS_REDIRECT: i32 = 1;
     /// Priority 1, all protocols.
-    const FIRST_OF_ALL: u32 = 1 << 16 | (3u16.to_be() as u32);
+    const FIRST_OF_ALL: u32 = 1 << 16 | ETHERTYPE_ALL;
     let mut batch = Batch::default();
     let make = flags::CREATE | flags::EXCL | flags::ACK;
-    batch.begin(NEW_QDISC, make, "limit the rate of", name, &header(link, INGRESS_HANDLE, INGRESS, 0));
+    batch.begin(NEW_QDISC, make, "limit the rate of", name, &traffic_control(link, INGRESS_HANDLE, INGRESS, 0));
     batch.text(KIND, "ingress");
     match socket.request(batch) {
         // It is there already, and with it the redirection.
@@ -178,7 +165,7 @@ fn redirect<Fd: AsFd>(socket: &Socket<Fd>, link: u32, by: u32, name: &str) -> Re
         mirred.extend(number.to_ne_bytes());
     }
     let mut batch = Batch::default();
-    batch.begin(NEW_FILTER, make, "limit the rate of", name, &header(link, 0, INGRESS_HANDLE, FIRST_OF_ALL));
+    batch.begin(NEW_FILTER, make, "limit the rate of", name, &traffic_control(link, 0, INGRESS_HANDLE, FIRST_OF_ALL));
     batch.text(KIND, "u32");
     batch.nest(OPTIONS, |b| {
         b.attribute(SELECTOR, &selector);
@@ -195,7 +182,7 @@ fn redirect<Fd: AsFd>(socket: &Socket<Fd>, link: u32, by: u32, name: &str) -> Re
 /// Absent is fine; then the kernel has its own queue there, which nobody can remove.
 fn remove_queue<Fd: AsFd>(socket: &Socket<Fd>, link: u32, parent: u32, handle: u32, name: &str) -> Result<()> {
     let mut batch = Batch::default();
-    batch.begin(DEL_QDISC, flags::ACK, "free the rate of", name, &header(link, handle, parent, 0));
+    batch.begin(DEL_QDISC, flags::ACK, "free the rate of", name, &traffic_control(link, handle, parent, 0));
     match socket.request(batch) {
         Err(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::INVAL)) => Ok(()),
         result => result.map(drop),

@@ -17,6 +17,15 @@ const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
+pub(crate) const NEW_QDISC: u16 = 36;
+pub(crate) const NEW_FILTER: u16 = 44;
+
+/// Parent of the queues `ingress` and `clsact`, for what arrives.
+pub(crate) const INGRESS: u32 = 0xffff_fff1;
+/// Handle of such a queue.
+pub(crate) const INGRESS_HANDLE: u32 = 0xffff_0000;
+/// Packets of all kinds, as a filter has it.
+pub(crate) const ETHERTYPE_ALL: u32 = 3u16.to_be() as u32;
 
 /// Attributes of a link (`IFLA_*`).
 pub(crate) mod ifla {
@@ -311,6 +320,15 @@ pub(crate) fn get_link<Fd: AsFd>(socket: &Socket<Fd>, name: &str) -> Result<Opti
         Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// `struct tcmsg`: a queue or filter of a link.
+pub(crate) fn traffic_control(link: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+    let mut header = vec![0; 4];
+    for number in [link, handle, parent, info] {
+        header.extend(number.to_ne_bytes());
+    }
+    header
 }
 
 /// Removes a link; absent is fine.

@@ -12,6 +12,7 @@ use crate::netlink::{Socket, attributes, message};
 use crate::nft::SUBSYSTEM;
 use crate::passage::lock::LockWatch;
 use crate::passage::{self, legacy};
+use crate::shortcut::FilteringWatch;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -37,6 +38,8 @@ pub struct Changed {
     pub rules: bool,
     /// The indices of links that have lost an address.
     pub links: HashSet<u32>,
+    /// Whether bridged packets are filtered, perhaps: see [`crate::Filtering`].
+    pub filtering: bool,
 }
 
 /// Tells when something of ours was changed by others.
@@ -45,6 +48,7 @@ pub struct Watch {
     socket: Socket,
     addresses: Socket,
     lock: Option<LockWatch>,
+    filtering: Option<FilteringWatch>,
     table: String,
     own_port: u32,
     seen: Arc<Seen>,
@@ -53,14 +57,14 @@ pub struct Watch {
 impl Watch {
     pub(crate) fn open(table: &str, own_port: u32, seen: Arc<Seen>) -> Result<Watch> {
         let (socket, addresses) = (Socket::netfilter_events(GROUP)?, Socket::route_events(ADDRESSES)?);
-        Ok(Watch { socket, addresses, lock: LockWatch::open(), table: table.to_owned(), own_port, seen })
+        Ok(Watch { socket, addresses, lock: LockWatch::open(), filtering: FilteringWatch::open(), table: table.to_owned(), own_port, seen })
     }
 
     /// Blocks until something that may be ours was changed by others.
     pub fn wait(&mut self) -> Result<Changed> {
         loop {
             let changed = self.wait_until_readable()?;
-            if changed.rules || !changed.links.is_empty() {
+            if changed.rules || changed.filtering || !changed.links.is_empty() {
                 return Ok(changed);
             }
         }
@@ -70,14 +74,16 @@ impl Watch {
     fn wait_until_readable(&mut self) -> Result<Changed> {
         let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
         let lock = self.lock.iter().map(|lock| PollFd::new(lock, PollFlags::IN));
+        let filtering = self.filtering.iter().map(|filtering| PollFd::new(filtering, PollFlags::IN));
         let sockets = [&self.socket.0, &self.addresses.0].map(|socket| PollFd::new(socket, PollFlags::IN));
-        let mut polled: Vec<PollFd<'_>> = sockets.into_iter().chain(lock).collect();
+        let mut polled: Vec<PollFd<'_>> = sockets.into_iter().chain(lock).chain(filtering).collect();
         rustix::io::retry_on_intr(|| poll(&mut polled, None)).map_err(fail)?;
-        let had = polled.get(2).is_some_and(|lock| !lock.revents().is_empty());
+        let had = self.lock.is_some() && polled.get(2).is_some_and(|lock| !lock.revents().is_empty());
         if let Some(lock) = self.lock.as_ref().filter(|_| had) {
             lock.settle();
         }
-        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), links: self.bereft()? })
+        let filtering = self.filtering.as_ref().is_some_and(FilteringWatch::poll);
+        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), links: self.bereft()?, filtering })
     }
 
     /// The links that have lost an address. When more was told than there was room for, those that are missed are seen to when

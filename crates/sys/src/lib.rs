@@ -5,7 +5,7 @@
 //! - [`process`] has clone3 and fork of a single-threaded process, exec, signals, wait
 //! - [`mount`] has mount_setattr
 //! - [`btrfs`] has subvolumes and their snapshots
-//! - [`seccomp`], [`bpf`]: load a filter, a cgroup v2 device program
+//! - [`seccomp`], [`bpf`]: load a filter, a program of a cgroup or of a link
 //! - [`memory`] gives memory back, which the per-container monitor needs to stay small
 //! - [`net`] sets up the loopback interface of a fresh network namespace, and more of sockets
 //! - [`xtables`] reads and replaces tables of iptables-legacy

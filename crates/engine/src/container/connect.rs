@@ -36,6 +36,7 @@ impl Actor {
             self.store_networks((*before).clone()).await?;
             return Err(error);
         }
+        self.engine.networks.plan_shortcuts();
         network::publish(self.engine.events(), network, "connect", Some(&self.view.id));
         Ok(())
     }

@@ -237,7 +237,7 @@ impl Networks {
             }
             // A network that is gone has no members either.
             if let Ok(entry) = self.find(&endpoint.network) {
-                entry.leave(endpoint);
+                self.leave(&entry, endpoint);
             }
         }
     }
@@ -330,7 +330,7 @@ impl Networks {
         let linked = self.link_live(&entry, &endpoint, &options, attachment, &inside);
         if let Err(error) = linked.and_then(|()| self.lead(view, place, &mut new, &inside)) {
             self.unlink(&endpoint, &inside);
-            entry.leave(&endpoint);
+            self.leave(&entry, &endpoint);
             // Routes and ports as they were; what fails here was wrong before.
             let mut back = place.clone();
             if let Err(second) = self.lead(view, &new, &mut back, &inside) {
@@ -354,7 +354,7 @@ impl Networks {
         self.unlink(&endpoint, &inside);
         self.lead(view, place, &mut new, &inside)?;
         if let Ok(entry) = self.find(network) {
-            entry.leave(&endpoint);
+            self.leave(&entry, &endpoint);
         }
         self.refresh_resolver(spawner, view, &mut new, ns.as_fd())?;
         Ok(new)

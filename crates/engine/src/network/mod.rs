@@ -3,6 +3,7 @@
 //! - [`record`]: what a network is, with its driver's options. [`create`]: what a user asks for becomes a record.
 //! - [`entry`]: a network as it lives: addresses, members, names. [`endpoint`]: a container's end of it.
 //! - [`attach`]: a container comes and goes, also while it runs. [`ports`]: ports of the host that lead into it.
+//! - [`shortcuts`]: containers of one bridge send to each other directly.
 //! - [`names`]: what its resolver answers. [`files`]: its hosts, hostname and resolv.conf.
 //!
 //! What the kernel is told is `naru-net`'s. A few network namespaces are kept ready, because making one is the dearest
@@ -17,6 +18,7 @@ mod files;
 mod names;
 mod ports;
 pub mod record;
+mod shortcuts;
 
 pub(crate) use attach::Joined;
 pub use config::NetworkConfig;
@@ -56,6 +58,7 @@ pub struct Networks {
     held: Mutex<HashMap<ContainerId, ports::Held>>,
     resolvers: Mutex<HashMap<ContainerId, attach::Resolver>>,
     warm: Mutex<Vec<NetworkNamespace>>,
+    shortcuts: Mutex<shortcuts::State>,
 }
 
 impl Networks {
@@ -75,6 +78,7 @@ impl Networks {
             held: Mutex::default(),
             resolvers: Mutex::default(),
             warm: Mutex::default(),
+            shortcuts: Mutex::default(),
         };
         let mut records: Vec<Network> = config.predefined(Timestamp::now());
         for (id, row) in rows {
@@ -335,6 +339,7 @@ impl Networks {
         let rules = entries.iter().filter_map(|entry| entry.rules()).collect();
         self.firewall.restore(rules, places.clone().flat_map(Place::port_maps).collect())?;
         let links = self.links.list()?;
+        self.close_former_shortcuts(&links)?;
         for entry in &entries {
             if let (Some(bridge), Some(index)) = (entry.bridge(), entry.known_link()) {
                 self.gather(entry, bridge, index, &links)?;
@@ -400,6 +405,9 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
         };
         let Some(networks) = networks.upgrade() else { return };
         networks.mend_those_of(&changed.links);
+        if changed.filtering || !changed.links.is_empty() {
+            networks.open_shortcuts(changed.filtering);
+        }
         if !changed.rules {
             continue;
         }

@@ -188,6 +188,8 @@ pub struct BridgeOptions {
     pub inhibit_v4: bool,
     /// Beginning of the names of containers' interfaces.
     pub interface_prefix: String,
+    /// Containers may send to each other past the bridge, while nobody could notice.
+    pub shortcut: bool,
 }
 
 /// On what a macvlan or ipvlan network stands.
@@ -224,6 +226,7 @@ pub enum Options {
 const BRIDGE: &str = "com.docker.network.bridge.";
 const DRIVER_MTU: &str = "com.docker.network.driver.mtu";
 const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+const SHORTCUT: &str = "naru.network.shortcut";
 const HOST_IPV4: &str = "com.docker.network.host_ipv4";
 const HOST_IPV6: &str = "com.docker.network.host_ipv6";
 /// Docker's CLI and compose send these beside the fields of the same meaning.
@@ -288,6 +291,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
         host_v6: None,
         inhibit_v4: false,
         interface_prefix: "eth".into(),
+        shortcut: true,
     };
     for (key, value) in &network.options {
         match key.strip_prefix(BRIDGE).unwrap_or(key) {
@@ -302,6 +306,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
             "default_bridge" if network.is_predefined() => {}
             DRIVER_MTU => options.mtu = mtu(key, value)?,
             INTERFACE_PREFIX => options.interface_prefix = interface_prefix(key, value)?,
+            SHORTCUT => options.shortcut = boolean(key, value)?,
             HOST_IPV4 => options.host_v4 = Some(IpAddr::V4(parsed(key, value, "an IPv4 address")?)),
             HOST_IPV6 => options.host_v6 = Some(IpAddr::V6(parsed(key, value, "an IPv6 address")?)),
             _ if ENABLE.contains(&key.as_str()) => {}
@@ -310,6 +315,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
                     "com.docker.network.bridge.{name,enable_icc,enable_ip_masquerade,host_binding_ipv4,gateway_mode_ipv4,gateway_mode_ipv6,inhibit_ipv4}",
                     DRIVER_MTU,
                     INTERFACE_PREFIX,
+                    SHORTCUT,
                     HOST_IPV4,
                     HOST_IPV6,
                 ];

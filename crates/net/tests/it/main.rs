@@ -10,4 +10,5 @@ mod firewall;
 mod foreign;
 mod links;
 mod modes;
+mod shortcut;
 mod support;

@@ -1,0 +1,169 @@
+//! What one container sends to another passes the bridge only while somebody could notice.
+
+use crate::support::*;
+use naru_net::{Filtering, LinkName, MacAddress, Shortcuts, Way};
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+const A: &str = "172.30.0.2/24";
+const B: &str = "172.30.0.3/24";
+
+/// Two containers on a bridge, with a shortcut between them.
+struct Pair {
+    host: Host,
+    bridge: u32,
+    a: Namespace,
+    b: Namespace,
+    shortcuts: Shortcuts,
+    ends: [(LinkName, MacAddress); 2],
+}
+
+impl Pair {
+    fn new() -> Pair {
+        let host = Host::new();
+        host.filter_bridges(false);
+        host.host.run(|| {
+            for switch in ["ip6tables", "arptables"] {
+                // A kernel without br_netfilter has none.
+                std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{switch}"), "0").ok();
+            }
+        });
+        let bridge = host.bridge("br-a", "172.30.0.0/24");
+        let ends = [A, B].map(|_| (LinkName::random_veth(), MacAddress::random()));
+        let [a, b] = [(A, &ends[0]), (B, &ends[1])]
+            .map(|(address, (link, mac))| host.container_with(bridge, address, |plan| (plan.host_name, plan.mac) = (link.clone(), *mac)));
+        for container in [&a, &b] {
+            container.serve("0.0.0.0:80");
+        }
+        let pair = Pair { host, bridge, a, b, shortcuts: Shortcuts::load().unwrap(), ends };
+        pair.open();
+        pair
+    }
+
+    fn open(&self) {
+        let filtering = self.host.host.run(Filtering::now);
+        for (number, (link, _)) in self.ends.iter().enumerate() {
+            self.shortcuts.open(&self.host.links, link, self.way(number), filtering).unwrap();
+        }
+    }
+
+    fn way(&self, number: usize) -> Way {
+        Way { bridge: self.bridge, mac: self.ends[number].1 }
+    }
+
+    /// Packets that the bridge has sent to a container.
+    fn bridged_to(&self, number: usize) -> u64 {
+        let link = self.ends[number].0.as_str();
+        let text = self.host.host.output(&format!("ip -s link show {link}"));
+        text.lines().last().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Whether packets of a connection from one to the other pass the bridge; all of them do, or none.
+    fn is_bridged(&self) -> bool {
+        assert_eq!(self.a.ask("172.30.0.3:80").as_deref(), Some("172.30.0.2"), "the neighbours are known");
+        let before = [0, 1].map(|number| self.bridged_to(number));
+        let big = 4 << 20;
+        self.a.send(&self.b, "172.30.0.3:90", big);
+        self.b.send(&self.a, "172.30.0.2:90", big);
+        let passed = [0, 1].map(|number| self.bridged_to(number) - before[number]);
+        // Beside data and acknowledgements a neighbour may be asked for.
+        assert!(passed.iter().all(|count| *count > 20) || passed.iter().all(|count| *count < 5), "{passed:?}");
+        passed[0] > 20
+    }
+
+    /// Runs something while packets of a link are captured, as tcpdump does it; not where there is nothing to do it by.
+    fn captured(&self, link: &str, work: impl FnOnce()) {
+        let script = format!(
+            "import socket,sys; s=socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3); s.bind(('{link}', 3)); print(flush=True); sys.stdin.read()"
+        );
+        let python = || Command::new("python3").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let Ok(mut python) = self.host.host.run(python) else { return };
+        assert_eq!(python.stdout.as_mut().unwrap().read(&mut [0; 10]).unwrap(), 1, "it captures");
+        work();
+        drop(python.stdin.take());
+        assert!(python.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn containers_send_to_each_other_directly_unless_somebody_looks() {
+    let pair = Pair::new();
+    assert!(!pair.is_bridged());
+    // The host, and others by it, as before.
+    assert_eq!(pair.host.host.ask("172.30.0.3:80").as_deref(), Some("172.30.0.1"));
+
+    pair.captured("br-a", || assert!(pair.is_bridged(), "the capture sees packets"));
+    assert!(!pair.is_bridged());
+
+    if pair.host.host.nft("add table bridge t; add chain bridge t c { type filter hook forward priority 0; }").is_some() {
+        assert!(pair.is_bridged());
+        pair.host.host.nft("add rule bridge t c ip daddr 172.30.0.3 drop");
+        assert_eq!(pair.a.ask("172.30.0.3:80"), None);
+        pair.host.host.nft("delete table bridge t");
+        assert!(!pair.is_bridged());
+        let link = pair.ends[0].0.as_str();
+        pair.host.host.nft(&format!(
+            "add table netdev t; add chain netdev t c {{ type filter hook ingress device {link} priority 0; policy drop; }}"
+        ));
+        assert_eq!(pair.a.ask("172.30.0.3:80"), None);
+        pair.host.host.nft("delete table netdev t");
+        assert!(!pair.is_bridged());
+    }
+
+    pair.host.host.ip("link set br-a down");
+    assert_eq!(pair.a.ask("172.30.0.3:80"), None);
+    pair.host.host.ip("link set br-a up");
+    assert!(!pair.is_bridged());
+}
+
+#[test]
+fn br_netfilter_is_obeyed() {
+    let pair = Pair::new();
+    if !pair.host.filter_bridges(true) {
+        return;
+    }
+    assert_eq!(pair.host.host.run(Filtering::now), Filtering::Awake);
+    pair.open();
+    assert!(pair.is_bridged());
+    pair.host.filter_bridges(false);
+    assert_eq!(pair.host.host.run(Filtering::now), Filtering::Asleep);
+    pair.open();
+    assert!(!pair.is_bridged());
+    // For one bridge alone.
+    pair.host.host.ip("link set br-a type bridge nf_call_iptables 1");
+    pair.open();
+    assert!(pair.is_bridged());
+}
+
+#[test]
+fn a_shortcut_is_closed_and_those_of_a_dead_engine_are_replaced() {
+    let mut pair = Pair::new();
+    pair.shortcuts.close(pair.way(0)).unwrap();
+    pair.shortcuts.close(pair.way(0)).unwrap();
+    pair.shortcuts.close(pair.way(1)).unwrap();
+    assert!(pair.is_bridged());
+    pair.open();
+    assert!(!pair.is_bridged());
+    // The kernel keeps program and table.
+    let former = std::mem::replace(&mut pair.shortcuts, Shortcuts::load().unwrap());
+    drop(former);
+    assert!(!pair.is_bridged());
+    pair.host.links.close_shortcuts(&pair.host.links.list().unwrap()).unwrap();
+    assert!(pair.is_bridged());
+    pair.host.links.close_shortcuts(&pair.host.links.list().unwrap()).unwrap();
+    pair.open();
+    assert!(!pair.is_bridged());
+}
+
+#[test]
+fn who_is_gone_leaves_nothing_in_the_way() {
+    let pair = Pair::new();
+    // The address moves to another container, as addresses and with them hardware addresses do.
+    let (address, mac) = (B, pair.ends[1].1);
+    let Pair { host, bridge, a, b, shortcuts, .. } = pair;
+    drop(b);
+    shortcuts.close(Way { bridge, mac }).unwrap();
+    let b = host.container_with(bridge, address, |plan| plan.mac = mac);
+    b.serve("0.0.0.0:80");
+    assert_eq!(a.ask_soon("172.30.0.3:80").as_deref(), Some("172.30.0.2"));
+}
