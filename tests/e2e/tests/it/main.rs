@@ -30,6 +30,7 @@ mod second_opinions;
 mod secrets;
 mod security;
 mod selinux;
+mod shortcuts;
 mod survival;
 mod travel;
 mod wires;
