@@ -1,4 +1,5 @@
-//! Tasks of the project itself: `cargo xtask tidy` holds the rules that no compiler knows.
+//! Tasks of the project itself: `cargo xtask floor` shows what a client costs by itself ([`floor`]), `cargo xtask tidy` holds the
+//! rules that no compiler knows:
 //!
 //! - the crate graph is exactly the table of ARCHITECTURE.md
 //! - `unsafe` lives in `sys` only (and in tests that attack)
@@ -7,6 +8,7 @@
 //! - `docs/behaviours.md` names tests that are there
 
 mod behaviours;
+mod floor;
 
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,10 +36,11 @@ const SYNC: &[&str] = &["types", "sys", "runtime", "store"];
 const LONGEST_FILE: usize = 900;
 
 fn main() {
-    let task = std::env::args().nth(1);
-    let outcome = match task.as_deref() {
-        Some("tidy") => tidy(),
-        _ => Err(anyhow::anyhow!("usage: cargo xtask tidy")),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => tidy(),
+        ["floor", socket] => floor::serve(socket),
+        _ => Err(anyhow::anyhow!("usage: cargo xtask tidy | floor SOCKET")),
     };
     if let Err(error) = outcome {
         // Nothing else can be done when standard error is closed.
