@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::netlink::{Answer, Batch, Socket, flags};
 use crate::rates::{Rate, detour, shape, stray_detours};
 use crate::rtnetlink::{
-    GET_LINK, Link, NEW_LINK, OPER_UP, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_local, link_of,
-    look_at, looked_at, remove_address, remove_link, replace_default_route, routes, without_own_ipv6,
+    GET_LINK, Link, NEW_LINK, OPER_UP, add_address, add_default_route, addresses_of, get_link, ifla, interface, link_at, link_local,
+    link_of, look_at, looked_at, remove_address, remove_link, replace_default_route, routes, set_down, without_own_ipv6,
 };
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -168,6 +168,33 @@ impl Links {
             socket.request(batch)?;
         }
         Ok(link.index)
+    }
+
+    /// Gives a bridge of this engine's that others have renamed its name back, its ports stay on it; true when it has another
+    /// name no more. A bridge that is gone, or that somebody else made, is left alone.
+    pub fn restore_name(&self, index: u32, name: &LinkName) -> Result<bool> {
+        let socket = self.socket();
+        let Some(link) = link_at(&socket, index)? else { return Ok(false) };
+        if link.name == name.as_str() || link.kind != "bridge" || !self.has_made(&link) {
+            return Ok(false);
+        }
+        let rename = || {
+            let mut batch = Batch::default();
+            batch.begin(NEW_LINK, flags::ACK, "give its name back to", link.name.as_str(), &interface(0, index, false));
+            batch.text(ifla::IFNAME, name.as_str());
+            socket.request(batch).map(drop)
+        };
+        match rename() {
+            // Kernels before 6.2 rename what is down only.
+            Err(error) if error.errno() == Some(Errno::BUSY) => {
+                let mut batch = Batch::default();
+                batch.begin(NEW_LINK, flags::ACK, "set down", link.name.as_str(), &set_down(index));
+                socket.request(batch)?;
+                rename()?;
+            }
+            renamed => renamed?,
+        }
+        Ok(true)
     }
 
     /// Connects a network namespace to a bridge. `route` is a routing socket opened in the namespace.

@@ -174,7 +174,7 @@ impl Socket {
         Self::open(None, "routing")?.listening(groups, "changes of links")
     }
 
-    fn listening(self, groups: u32, to: &'static str) -> Result<Self> {
+    pub fn listening(self, groups: u32, to: &'static str) -> Result<Self> {
         let bound = rustix::net::bind(&self.0, &SocketAddrNetlink::new(0, groups));
         bound.map(|()| self).map_err(|errno| Error::kernel("listen to", to, errno))
     }

@@ -12,7 +12,7 @@ pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const DEL_LINK: u16 = 17;
 pub(crate) const GET_LINK: u16 = 18;
 const NEW_ADDRESS: u16 = 20;
-const DEL_ADDRESS: u16 = 21;
+pub(crate) const DEL_ADDRESS: u16 = 21;
 const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
@@ -105,6 +105,13 @@ pub(crate) fn interface(family: u8, index: u32, up: bool) -> Vec<u8> {
     header.extend(index.to_ne_bytes());
     header.extend(flags.to_ne_bytes());
     header.extend(flags.to_ne_bytes());
+    header
+}
+
+/// The same header for a link that shall be down.
+pub(crate) fn set_down(index: u32) -> Vec<u8> {
+    let mut header = interface(0, index, false);
+    header[12..16].copy_from_slice(&UP.to_ne_bytes());
     header
 }
 
@@ -329,6 +336,17 @@ pub(crate) fn traffic_control(link: u32, handle: u32, parent: u32, info: u32) ->
         header.extend(number.to_ne_bytes());
     }
     header
+}
+
+/// The link of an index.
+pub(crate) fn link_at<Fd: AsFd>(socket: &Socket<Fd>, index: u32) -> Result<Option<Link>> {
+    let mut batch = Batch::default();
+    batch.begin(GET_LINK, 0, "look at link", format!("number {index}"), &interface(0, index, false));
+    match socket.request(batch) {
+        Ok(answers) => Ok(answers.first().and_then(link_of)),
+        Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes a link; absent is fine.

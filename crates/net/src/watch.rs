@@ -3,8 +3,8 @@
 //! The kernel tells every listener of every change of nftables, with the number of the socket that made it; what the
 //! engine's own socket did is passed over. When more was told than the listener could hold, something of ours may have been
 //! among it. Of changes by `iptables-legacy` it does not tell, but of that program's letting its lock go.
-//!
-//! That a bridge has gone is seen by its addresses, which go first: links would be told of with each container.
+
+mod bridges;
 
 use crate::error::{Error, Result};
 use crate::firewall::Seen;
@@ -12,13 +12,16 @@ use crate::netlink::{Socket, attributes, message};
 use crate::nft::SUBSYSTEM;
 use crate::passage::lock::LockWatch;
 use crate::passage::{self, legacy};
+use crate::rtnetlink::Link;
 use crate::shortcut::FilteringWatch;
-use rustix::event::{PollFd, PollFlags, poll};
+use bridges::Bridges;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// NFNLGRP_NFTABLES, as a bit.
 const GROUP: u32 = 1 << (7 - 1);
@@ -26,18 +29,16 @@ const GROUP: u32 = 1 << (7 - 1);
 /// The generation's number has no table in its first attribute.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 
-/// RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR.
-const ADDRESSES: u32 = 0x10 | 0x100;
-const DELETED_ADDRESS: u16 = 21;
-
 /// What others have changed.
 #[derive(Debug, Default)]
 pub struct Changed {
     /// Rules: [`crate::Firewall::repair`] makes the engine's anew, and [`crate::Firewall::open_passages`] the ways through chains
     /// of theirs.
     pub rules: bool,
-    /// The indices of links that have lost an address.
-    pub links: HashSet<u32>,
+    /// The indices of links that have lost an address, and of bridges that are gone.
+    pub bereft: HashSet<u32>,
+    /// Bridges that have changed in any way, as they are now, by their indices.
+    pub bridges: HashMap<u32, Link>,
     /// Whether bridged packets are filtered, perhaps: see [`crate::Filtering`].
     pub filtering: bool,
 }
@@ -46,7 +47,7 @@ pub struct Changed {
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
-    addresses: Socket,
+    bridges: Bridges,
     lock: Option<LockWatch>,
     filtering: Option<FilteringWatch>,
     table: String,
@@ -56,56 +57,40 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn open(table: &str, own_port: u32, seen: Arc<Seen>) -> Result<Watch> {
-        let (socket, addresses) = (Socket::netfilter_events(GROUP)?, Socket::route_events(ADDRESSES)?);
-        Ok(Watch { socket, addresses, lock: LockWatch::open(), filtering: FilteringWatch::open(), table: table.to_owned(), own_port, seen })
+        let socket = Socket::netfilter_events(GROUP)?;
+        let (bridges, lock, filtering) = (Bridges::open()?, LockWatch::open(), FilteringWatch::open());
+        Ok(Watch { socket, bridges, lock, filtering, table: table.to_owned(), own_port, seen })
     }
 
-    /// Blocks until something that may be ours was changed by others.
-    pub fn wait(&mut self) -> Result<Changed> {
+    /// Blocks until something that may be ours was changed by others, or for as long as there is `patience`.
+    pub fn wait(&mut self, patience: Option<Duration>) -> Result<Changed> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
-            let changed = self.wait_until_readable()?;
-            if changed.rules || changed.filtering || !changed.links.is_empty() {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let changed = self.wait_until_readable(left)?;
+            let is_news = changed.rules || changed.filtering || !changed.bereft.is_empty() || !changed.bridges.is_empty();
+            if is_news || left.is_some_and(|left| left.is_zero()) {
                 return Ok(changed);
             }
         }
     }
 
     /// What has come so far; waits for the first of it.
-    fn wait_until_readable(&mut self) -> Result<Changed> {
+    fn wait_until_readable(&mut self, patience: Option<Duration>) -> Result<Changed> {
         let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
+        let timeout = patience.map(|patience| Timespec::try_from(patience).expect("nobody waits for ages"));
         let lock = self.lock.iter().map(|lock| PollFd::new(lock, PollFlags::IN));
         let filtering = self.filtering.iter().map(|filtering| PollFd::new(filtering, PollFlags::IN));
-        let sockets = [&self.socket.0, &self.addresses.0].map(|socket| PollFd::new(socket, PollFlags::IN));
+        let sockets = [&self.socket.0, &self.bridges.0.0].map(|socket| PollFd::new(socket, PollFlags::IN));
         let mut polled: Vec<PollFd<'_>> = sockets.into_iter().chain(lock).chain(filtering).collect();
-        rustix::io::retry_on_intr(|| poll(&mut polled, None)).map_err(fail)?;
+        rustix::io::retry_on_intr(|| poll(&mut polled, timeout.as_ref())).map_err(fail)?;
         let had = self.lock.is_some() && polled.get(2).is_some_and(|lock| !lock.revents().is_empty());
         if let Some(lock) = self.lock.as_ref().filter(|_| had) {
             lock.settle();
         }
         let filtering = self.filtering.as_ref().is_some_and(FilteringWatch::poll);
-        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), links: self.bereft()?, filtering })
-    }
-
-    /// The links that have lost an address. When more was told than there was room for, those that are missed are seen to when
-    /// they are used.
-    fn bereft(&self) -> Result<HashSet<u32>> {
-        let mut buffer = vec![0; 64 << 10];
-        let mut links = HashSet::new();
-        loop {
-            let got = match self.addresses.receive(&mut buffer, RecvFlags::DONTWAIT) {
-                Ok(got) => got,
-                Err(Errno::AGAIN) => return Ok(links),
-                Err(Errno::NOBUFS | Errno::MSGSIZE) => continue,
-                Err(errno) => return Err(Error::kernel("listen to", "changes of addresses", errno)),
-            };
-            let mut rest = &buffer[..got];
-            while let Some((kind, _, payload, next)) = message(rest) {
-                if let (DELETED_ADDRESS, Some(index)) = (kind, payload.get(4..8)) {
-                    links.insert(u32::from_ne_bytes([index[0], index[1], index[2], index[3]]));
-                }
-                rest = next;
-            }
-        }
+        let bridges::Told { bereft, bridges } = self.bridges.read()?;
+        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), bereft, bridges, filtering })
     }
 
     /// Reads what has come, without waiting: true when something that is ours to mend was changed by others.

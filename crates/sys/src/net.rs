@@ -1,6 +1,7 @@
-//! The loopback interface of a fresh network namespace; datagrams and the address of this host they were sent to; what the
-//! other end of a local connection has not read yet.
+//! The loopback interface of a fresh network namespace; which messages reach a socket; datagrams and the address of this host
+//! they were sent to; what the other end of a local connection has not read yet.
 
+use crate::seccomp::Instruction;
 use crate::{check, last_errno};
 use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -42,6 +43,16 @@ pub fn tell_destinations(socket: BorrowedFd<'_>, is_ipv4: bool) -> Result<(), Er
     let length = size_of_val(&on) as libc::socklen_t;
     // SAFETY: the pointer and the length are those of `on`, which lives across the call.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) } as libc::c_long).map(drop)
+}
+
+/// Has the kernel put only those messages into the socket that the program lets pass.
+pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<(), Errno> {
+    let length = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut().cast() };
+    let (fd, size) = (socket.as_raw_fd(), size_of_val(&filter) as libc::socklen_t);
+    // SAFETY: Instruction has the layout of sock_filter; the kernel copies `len` of them and checks the program.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), size) };
+    check(set as libc::c_long).map(drop)
 }
 
 /// Room for one message of either family, aligned as its header.

@@ -262,6 +262,9 @@ impl Entry {
         if self.read().closed {
             return Ok(None);
         }
+        if let (Some(index), Some(bridge)) = (*link, self.bridge()) {
+            links.restore_name(index, &bridge.name)?;
+        }
         Ok(Some(*link.insert(self.make_link(links)?)))
     }
 

@@ -34,10 +34,10 @@ use crate::events::{EventBus, ObjectKind};
 use create::Surroundings;
 use jiff::Timestamp;
 use naru_net::ports::Ports;
-use naru_net::{Claim, Firewall, LinkName, Links, Watch};
+use naru_net::{Changed, Claim, Firewall, LinkName, Links, Watch};
 use naru_runtime::spawner::{NetworkNamespace, Spawner};
 use naru_types::ContainerId;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -262,13 +262,15 @@ impl Networks {
         Ok(())
     }
 
-    /// Mends the networks whose bridges have lost an address, as they do when they are deleted.
-    fn mend_those_of(&self, bereft: &HashSet<u32>) {
-        for entry in self.list().iter().filter(|entry| entry.known_link().is_some_and(|link| bereft.contains(&link))) {
-            if let Err(error) = self.mend(entry) {
-                tracing::error!(network = entry.record.name, error = crate::chain(&error), "cannot make the network's bridge again");
-            }
-        }
+    /// The networks whose bridges others have damaged: deleted, set down, renamed, or taken an address from. A bridge that
+    /// somebody else made is theirs to set down and to rename.
+    fn damaged(&self, changed: &Changed) -> Vec<String> {
+        let is_damaged = |entry: &Entry| {
+            let (Some(bridge), Some(index)) = (entry.bridge(), entry.known_link()) else { return false };
+            let seen = changed.bridges.get(&index).filter(|seen| self.links.has_made(seen));
+            changed.bereft.contains(&index) || seen.is_some_and(|seen| !seen.up || seen.name != bridge.name.as_str())
+        };
+        self.read().values().filter(|entry| is_damaged(entry)).map(|entry| entry.record.id.clone()).collect()
     }
 
     /// Whether the engine has made this link for the network: one that bears the name may be the host's, also a bridge that the
@@ -393,9 +395,9 @@ impl Networks {
 
 /// Mends what others change, as long as there are networks.
 fn keep(networks: &Weak<Networks>, mut watch: Watch) {
-    let mut quarrel = Quarrel::default();
+    let (mut quarrel, mut bridges) = (Quarrel::default(), Repairs::default());
     loop {
-        let changed = match watch.wait() {
+        let changed = match watch.wait(bridges.patience(Instant::now())) {
             Ok(changed) => changed,
             Err(error) => {
                 let error = crate::chain(&error);
@@ -404,9 +406,19 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
             }
         };
         let Some(networks) = networks.upgrade() else { return };
-        networks.mend_those_of(&changed.links);
-        if changed.filtering || !changed.links.is_empty() {
-            networks.open_shortcuts(changed.filtering);
+        bridges.wanted.extend(networks.damaged(&changed));
+        let (damaged, pause) = bridges.take(Instant::now());
+        for entry in damaged.iter().filter_map(|id| networks.read().get(id).cloned()) {
+            let (network, mended) = (&entry.record.name, networks.mend(&entry));
+            match mended {
+                Err(error) => tracing::error!(network, error = crate::chain(&error), "cannot make the network's bridge again"),
+                Ok(()) if pause.is_zero() => tracing::warn!(network, "another program changed the network's bridge; it is restored"),
+                Ok(()) => tracing::error!(network, ?pause, "another program changes networks' bridges again and again; they are restored"),
+            }
+        }
+        if changed.filtering || !changed.bridges.is_empty() || !damaged.is_empty() {
+            // A bridge may have br_netfilter switched on for itself.
+            networks.open_shortcuts(changed.filtering || !changed.bridges.is_empty());
         }
         if !changed.rules {
             continue;
@@ -430,6 +442,33 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
         networks.open_passages();
         drop(networks);
         std::thread::sleep(pause);
+    }
+}
+
+/// The networks, by their ids, whose bridges are to be mended, which is put off while somebody breaks them again and again.
+/// Rules do not wait meanwhile.
+#[derive(Default)]
+struct Repairs {
+    quarrel: Quarrel,
+    wanted: BTreeSet<String>,
+    not_before: Option<Instant>,
+}
+
+impl Repairs {
+    /// How long until they are due; none while there are none.
+    fn patience(&self, now: Instant) -> Option<Duration> {
+        let due = self.not_before.unwrap_or(now);
+        (!self.wanted.is_empty()).then(|| due.saturating_duration_since(now))
+    }
+
+    /// Those that are due, and how long the next ones wait.
+    fn take(&mut self, now: Instant) -> (BTreeSet<String>, Duration) {
+        if self.patience(now).is_none_or(|patience| !patience.is_zero()) {
+            return (BTreeSet::new(), Duration::ZERO);
+        }
+        let pause = self.quarrel.pause(now);
+        self.not_before = Some(now + pause);
+        (std::mem::take(&mut self.wanted), pause)
     }
 }
 
@@ -481,5 +520,24 @@ mod tests {
         assert!(pauses[10..].is_sorted() && pauses[17] == Quarrel::LONGEST, "{pauses:?}");
         assert_eq!(quarrel.pause(start + Quarrel::CALM), Quarrel::LONGEST);
         assert_eq!(quarrel.pause(start + Quarrel::CALM * 3), Duration::ZERO);
+    }
+
+    #[test]
+    fn repairs_wait_in_a_quarrel() {
+        let (mut repairs, mut now) = (Repairs::default(), Instant::now());
+        assert_eq!(repairs.patience(now), None);
+        let (mut done, until) = (0, now + Duration::from_secs(60));
+        while now < until {
+            repairs.wanted.extend(["a".to_owned(), "b".to_owned()]);
+            let (due, _) = repairs.take(now);
+            assert!(due.is_empty() || due.len() == 2, "{due:?}");
+            done += usize::from(!due.is_empty());
+            now += Duration::from_millis(10);
+        }
+        assert!((10..40).contains(&done), "{done} repairs in a minute of quarrel");
+        repairs.wanted.insert("c".into());
+        let patience = repairs.patience(now).unwrap();
+        assert!(!patience.is_zero() && patience <= Quarrel::LONGEST, "{patience:?}");
+        assert!(repairs.take(now + patience).0.contains("c"));
     }
 }

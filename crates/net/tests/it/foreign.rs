@@ -17,7 +17,7 @@ fn watched() -> (Host, Namespace, Receiver<()>) {
     let mut watch: Watch = host.host.run(|| host.firewall.watch().unwrap());
     host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
     let (told, tells) = channel();
-    std::thread::spawn(move || while watch.wait().is_ok() && told.send(()).is_ok() {});
+    std::thread::spawn(move || while watch.wait(None).is_ok() && told.send(()).is_ok() {});
     (host, container, tells)
 }
 

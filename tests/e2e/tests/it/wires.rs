@@ -83,9 +83,16 @@ fn links_of_the_host_s_own_stay() {
 
 #[test]
 fn a_bridge_that_others_destroy_comes_back_with_its_containers() {
+    // One that is set down loses what it has of IPv6, but nothing of IPv4.
+    for ipv6 in [true, false] {
+        a_bridge_that_others_destroy_comes_back(&format!("--ipv6={ipv6}"));
+    }
+}
+
+fn a_bridge_that_others_destroy_comes_back(flag: &str) {
     let mut daemon = Daemon::start();
     let name = "net";
-    let bridge = format!("br-{}", &daemon.ok(&["network", "create", "--ipv6", name])[..12]);
+    let bridge = format!("br-{}", &daemon.ok(&["network", "create", flag, name])[..12]);
     let of = |daemon: &Daemon, name: &str, flags: &[&str]| {
         daemon.ok(&[&["run", "-d", "--init", "--name", name], flags, &[BOX, "sleep", "1000"]].concat());
     };
@@ -99,10 +106,17 @@ fn a_bridge_that_others_destroy_comes_back_with_its_containers() {
         }
     };
     whole(&daemon, "nothing has happened");
-    for (when, command) in [("the bridge was deleted", "link del"), ("its addresses were", "addr flush dev")] {
-        assert!(ip(&format!("{command} {bridge}")));
+    for (when, command) in [
+        ("the bridge was deleted", format!("link del {bridge}")),
+        ("its addresses were", format!("addr flush dev {bridge}")),
+        ("it was set down", format!("link set {bridge} down")),
+        ("it was renamed", format!("link set {bridge} name {}x", &bridge[1..])),
+    ] {
+        assert!(ip(&command));
+        daemon.until(&format!("the bridge is there when {when}"), || shown(&bridge).contains(",UP"));
         whole(&daemon, when);
     }
+    assert!(shown(&format!("{}x", &bridge[1..])).is_empty());
     daemon.kill();
     assert!(ip(&format!("link del {bridge}")));
     daemon.launch();
