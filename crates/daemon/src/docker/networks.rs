@@ -143,7 +143,8 @@ fn port_map(view: &View, place: Option<&Place>) -> models::PortMap {
         ports.insert(format!("{port}/{}", protocol.as_str()), None);
     }
     for port in place.iter().flat_map(|place| &place.ports) {
-        let binding = models::PortBinding { host_ip: port.host_ip.to_string(), host_port: port.host_port.to_string() };
+        let host_port = if port.is_routed() { String::new() } else { port.host_port.to_string() };
+        let binding = models::PortBinding { host_ip: port.host_ip.to_string(), host_port };
         let bindings: &mut Option<Vec<_>> = ports.entry(format!("{}/{}", port.container_port, port.protocol.as_str())).or_default();
         bindings.get_or_insert_default().push(binding);
     }

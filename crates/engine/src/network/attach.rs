@@ -6,6 +6,7 @@
 use super::endpoint::{Endpoint, EndpointOptions, Place};
 use super::entry::{Entry, Joining};
 use super::names::ContainerZone;
+use super::ports::Held;
 use super::record::{DirectKind, Options};
 use super::{Driver, Networks};
 use crate::Inner;
@@ -83,7 +84,7 @@ impl Networks {
             joined.push((entry, options, &attachment.link_local));
         }
         // Ports first: they fail often, links do not.
-        self.publish(&view.id, &view.name, network, place)?;
+        self.publish(&view.id, &view.name, network, place, Held::default())?;
         let inside = Inside { ns: namespace.ns.as_fd(), route: namespace.route.as_fd() };
         for (endpoint, (entry, options, link_local)) in place.endpoints.iter().zip(&joined) {
             self.link(entry, endpoint, options, link_local, &gateways(place, endpoint), &inside)?;
@@ -381,9 +382,9 @@ impl Networks {
         }
         if new.ports.is_empty() {
             // There was no network to publish on.
-            return self.publish(&view.id, &view.name, &view.spec.network, new);
+            return self.publish(&view.id, &view.name, &view.spec.network, new, Held::default());
         }
-        self.move_ports(&view.id, old, new)
+        self.move_ports(&view.id, &view.name, &view.spec.network, old, new)
     }
 
     fn resolvers(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<ContainerId, Resolver>> {

@@ -69,10 +69,17 @@ pub struct Published {
     pub container_port: u16,
     /// Protocol.
     pub protocol: Protocol,
-    /// Address of the host.
+    /// Address of the host; unspecified where it leads to the container's own address.
     pub host_ip: IpAddr,
-    /// Port of the host.
+    /// Port of the host; 0 where it leads to the container's own address.
     pub host_port: u16,
+}
+
+impl Published {
+    /// It is open at the container's own address, no port of the host leads there: the network's mode is `routed`.
+    pub fn is_routed(&self) -> bool {
+        self.host_port == 0
+    }
 }
 
 /// A running container's place on its networks; stored with the run.

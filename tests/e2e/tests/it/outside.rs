@@ -357,6 +357,85 @@ fn gateway_modes_decide_what_is_reached() {
     });
 }
 
+/// Docker: a host port is not used there, so that two containers may wish for the same.
+#[test]
+fn no_port_of_the_host_leads_into_a_routed_network() {
+    World::with(&[], |world| {
+        let (other, host) = (&world.other, &world.host);
+        let routed = |family: &str| format!("com.docker.network.bridge.gateway_mode_{family}=routed");
+        world.network("routed", 1, &["-o", &routed("ipv4"), "-o", &routed("ipv6")]);
+        world.network("half", 2, &["-o", &routed("ipv4")]);
+        world.network("nat", 3, &[]);
+        let (_one, _first) = world.container("one", "routed", 1, &["-p", "8001:80", "-p", "127.0.0.1:8002:81"]);
+        world.daemon.ok(&["run", "-d", "--init", "--name", "two", "--network", "routed", "-p", "8001:80", BOX, "sleep", "1000"]);
+        let (_half, _second) = world.container("half", "half", 2, &["-p", "8001:80"]);
+        let ports = |of: &str| world.daemon.ok(&["port", of]).lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+        assert_eq!(ports("one"), ["80/tcp -> 0.0.0.0:", "80/tcp -> [::]:", "81/tcp -> 0.0.0.0:"]);
+        assert_eq!(ports("half"), ["80/tcp -> 0.0.0.0:", "80/tcp -> [::]:8001"]);
+        check(&[
+            (other, "tcp 10.90.1.9:80", Some(OTHER[0])),
+            (other, "tcp [fd00:90:1::9]:80", Some(OTHER[1])),
+            (other, "tcp 10.90.1.9:81", Some(OTHER[0])),
+            (other, "tcp [fd00:90:1::9]:81", None),
+            (other, "tcp 10.90.0.1:8001", None),
+            (host, "tcp 127.0.0.1:8001", None),
+            (other, "tcp 10.90.2.9:80", Some(OTHER[0])),
+            (other, "tcp [fd00:90:2::9]:80", None),
+            (other, "tcp [fd00:90::1]:8001", Some(OTHER[1])),
+        ]);
+        // Ports of the host come and go with the network that leads out.
+        world.daemon.ok(&["rm", "-f", "half"]);
+        world.daemon.ok(&["network", "connect", "--gw-priority", "1", "--ip", "10.90.3.9", "nat", "one"]);
+        assert_eq!(ports("one"), ["80/tcp -> 0.0.0.0:8001", "80/tcp -> [::]:8001", "81/tcp -> 127.0.0.1:8002"]);
+        world.daemon.ok(&["network", "disconnect", "nat", "one"]);
+        assert_eq!(ports("one").first().map(String::as_str), Some("80/tcp -> 0.0.0.0:"));
+        world.daemon.ok(&["network", "disconnect", "routed", "one"]);
+        assert_eq!(ports("one"), [""; 0]);
+    });
+}
+
+#[test]
+fn a_trusted_interface_reaches_what_is_published_by_its_own_address() {
+    World::with(&[], |world| {
+        let (other, host) = (&world.other, &world.host);
+        let trust = |interfaces: &str| format!("com.docker.network.bridge.trusted_host_interfaces={interfaces}");
+        world.network("open", 1, &["-o", &trust("nothere:up0")]);
+        world.network("shut", 2, &["-o", &trust("nothere")]);
+        let bridge = format!("br-{}", &world.daemon.ok(&["network", "inspect", "-f", "{{.Id}}", "open"])[..12]);
+        world.network("beside", 3, &["-o", &trust(&bridge)]);
+        world.network("inner", 4, &["--internal", "-o", &trust("up0")]);
+        let (open, _open) = world.container("open", "open", 1, &["-p", "8001:80", "-p", "8002:80", "-p", "127.0.0.1:8003:80/udp"]);
+        let (_shut, _closed) = world.container("shut", "shut", 2, &["-p", "8011:80"]);
+        let (_beside, _third) = world.container("beside", "beside", 3, &["-p", "8021:80"]);
+        let (_inner, _fourth) = world.container("inner", "inner", 4, &["-p", "8031:80"]);
+        let all = || {
+            check(&[
+                (other, "tcp 10.90.1.9:80", Some(OTHER[0])),
+                (other, "tcp [fd00:90:1::9]:80", Some(OTHER[1])),
+                // Published for the host alone, but published.
+                (other, "udp 10.90.1.9:80", Some(OTHER[0])),
+                (other, "udp [fd00:90:1::9]:80", None),
+                (other, "tcp 10.90.1.9:81", None),
+                (other, "tcp [fd00:90:1::9]:81", None),
+                (other, "tcp 10.90.2.9:80", None),
+                (other, "tcp [fd00:90:2::9]:80", None),
+                (other, "tcp 10.90.4.9:80", None),
+                // Networks do not reach each other so.
+                (&open, "tcp 10.90.3.9:80", None),
+                (&open, "tcp [fd00:90:3::9]:80", None),
+                (other, "tcp 10.90.0.1:8001", Some(OTHER[0])),
+                (host, "tcp 127.0.0.1:8001", Some("10.90.1.1")),
+            ]);
+        };
+        all();
+        program("nft flush ruleset");
+        all();
+        // The same end by two ports of the host: one that goes leaves the other's.
+        world.daemon.ok(&["rm", "-f", "open"]);
+        check(&[(other, "tcp 10.90.1.9:80", None)]);
+    });
+}
+
 #[test]
 fn containers_that_shall_not_talk_still_publish() {
     World::with(&[], |world| {
