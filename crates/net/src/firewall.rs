@@ -13,7 +13,8 @@
 //! forward              established: accept
 //!                      from an internal bridge: drop
 //!                      to a bridge: published, or between a pair of bridges, or to open4/6 (address . protocol . port),
-//!                      or ICMP to routed4/6, or from outside to unprotected4/6: accept, else drop
+//!                      or ICMP to routed4/6, or from outside to unprotected4/6, or between a pair of `trusted` to direct4/6
+//!                      (address . protocol . port): accept, else drop
 //! ```
 //!
 //! A bridge or a port is an element or a few of these sets, added or deleted in one transaction; the rules are written
@@ -92,6 +93,8 @@ pub struct BridgeRules {
     pub host_ip_v4: Option<IpAddr>,
     /// The same for IPv6.
     pub host_ip_v6: Option<IpAddr>,
+    /// Links of the host from which published ports are reached by the containers' own addresses, too.
+    pub trusted: Vec<LinkName>,
 }
 
 /// A published port.
@@ -148,8 +151,18 @@ impl PortMap {
 
     /// The element that lets it pass to the container's own address.
     fn opened(&self) -> (&'static str, Element) {
+        (if self.container_ip.is_ipv4() { "open4" } else { "open6" }, self.own())
+    }
+
+    /// The element that lets it pass there from trusted links.
+    fn direct(&self) -> (&'static str, Element) {
+        (if self.container_ip.is_ipv4() { "direct4" } else { "direct6" }, self.own())
+    }
+
+    /// The container's end.
+    fn own(&self) -> Element {
         let key = padded(&[&octets(self.container_ip), &[self.protocol.number()], &self.container_port.to_be_bytes()]);
-        (if self.container_ip.is_ipv4() { "open4" } else { "open6" }, Element { key, data: None, range_end: false })
+        Element { key, data: None, range_end: false }
     }
 }
 
@@ -177,6 +190,7 @@ impl BridgeRules {
             mode_v6: GatewayMode::Nat,
             host_ip_v4: None,
             host_ip_v6: None,
+            trusted: vec![],
         }
     }
 
@@ -194,6 +208,9 @@ impl BridgeRules {
         }
         if self.internal || isolated {
             sets.push(("internal", vec![plain(name.clone())]));
+        } else if !self.trusted.is_empty() {
+            let pair = |from: &LinkName| plain([from.padded().as_slice(), name.as_slice()].concat());
+            sets.push(("trusted", self.trusted.iter().map(pair).collect()));
         }
         if self.icc {
             sets.push(("pairs", vec![plain([name.as_slice(), name.as_slice()].concat())]));
@@ -239,12 +256,27 @@ fn range(subnet: &IpNet, data: Option<IpAddr>) -> Vec<Element> {
 
 /// How a port is published, which its network and the firewall's mode said when it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+struct Way {
+    from_all: FromAll,
+    /// Some links are trusted to reach the container's own address, too.
+    direct: bool,
+}
+
+/// The way of everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FromAll {
     Rewritten,
     /// To the container's own address.
     Opened,
     /// By the sockets alone.
     Served,
+}
+
+impl Way {
+    /// It leads to the container's own end, as that of another port of the host may.
+    fn is_shared(self) -> bool {
+        self.direct || self.from_all == FromAll::Opened
+    }
 }
 
 #[derive(Debug, Default)]
@@ -277,12 +309,14 @@ impl State {
     }
 
     fn way(&self, port: &PortMap, mode: FirewallMode) -> Way {
-        match self.bridge_of(port.container_ip).map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
-            Some(GatewayMode::Routed) => Way::Opened,
+        let bridge = self.bridge_of(port.container_ip);
+        let from_all = match bridge.map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
+            Some(GatewayMode::Routed) => FromAll::Opened,
             // A loopback address is kept from others in either mode.
-            _ if mode == FirewallMode::Open || port.host_ip.is_loopback() => Way::Rewritten,
-            _ => Way::Served,
-        }
+            _ if mode == FirewallMode::Open || port.host_ip.is_loopback() => FromAll::Rewritten,
+            _ => FromAll::Served,
+        };
+        Way { from_all, direct: bridge.is_some_and(|bridge| !bridge.trusted.is_empty()) }
     }
 }
 
@@ -491,8 +525,8 @@ impl Firewall {
         let mut state = self.state.lock().expect("a change does not panic");
         let old: Vec<(PortMap, Way)> = ports.iter().filter_map(|port| state.ports.remove_entry(port)).collect();
         // Two published on different ports of the host may be open as one.
-        let is_open = |(_, way): &(&PortMap, &Way)| **way == Way::Opened && old.iter().any(|(_, way)| *way == Way::Opened);
-        let open: Vec<Element> = state.ports.iter().filter(is_open).map(|(port, _)| port.opened().1).collect();
+        let is_shared = |(_, way): &(&PortMap, &Way)| way.is_shared() && old.iter().any(|(_, way)| way.is_shared());
+        let open: Vec<Element> = state.ports.iter().filter(is_shared).map(|(port, _)| port.own()).collect();
         self.change(&mut state, |transaction, _| {
             for (set, mut elements) in by_set(old.iter().copied()) {
                 elements.retain(|element| !open.contains(element));
@@ -569,15 +603,16 @@ impl Firewall {
 fn by_set(ports: impl Iterator<Item = (PortMap, Way)>) -> BTreeMap<&'static str, Vec<Element>> {
     let mut sets: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
     for (port, way) in ports {
-        let element = match way {
-            Way::Rewritten => port.rewritten(),
-            Way::Opened => Some(port.opened()),
-            Way::Served => None,
+        let from_all = match way.from_all {
+            FromAll::Rewritten => port.rewritten(),
+            FromAll::Opened => Some(port.opened()),
+            FromAll::Served => None,
         };
-        let Some((set, element)) = element else { continue };
-        let elements = sets.entry(set).or_default();
-        if way != Way::Opened || !elements.contains(&element) {
-            elements.push(element);
+        for (set, element) in from_all.into_iter().chain(way.direct.then(|| port.direct())) {
+            let elements = sets.entry(set).or_default();
+            if !way.is_shared() || !elements.contains(&element) {
+                elements.push(element);
+            }
         }
     }
     sets

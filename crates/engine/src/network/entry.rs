@@ -349,6 +349,7 @@ impl Entry {
             mode_v6: bridge.mode_v6,
             host_ip_v4: bridge.host_v4,
             host_ip_v6: bridge.host_v6,
+            trusted: bridge.trusted.clone(),
         })
     }
 

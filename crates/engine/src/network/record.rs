@@ -190,6 +190,8 @@ pub struct BridgeOptions {
     pub interface_prefix: String,
     /// Containers may send to each other past the bridge, while nobody could notice.
     pub shortcut: bool,
+    /// Interfaces of the host from which published ports are reached by the containers' own addresses, too.
+    pub trusted: Vec<LinkName>,
 }
 
 /// On what a macvlan or ipvlan network stands.
@@ -292,6 +294,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
         inhibit_v4: false,
         interface_prefix: "eth".into(),
         shortcut: true,
+        trusted: vec![],
     };
     for (key, value) in &network.options {
         match key.strip_prefix(BRIDGE).unwrap_or(key) {
@@ -302,6 +305,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
             "gateway_mode_ipv4" => options.mode_v4 = gateway_mode(key, value)?,
             "gateway_mode_ipv6" => options.mode_v6 = gateway_mode(key, value)?,
             "inhibit_ipv4" => options.inhibit_v4 = boolean(key, value)?,
+            "trusted_host_interfaces" => options.trusted = trusted(key, value)?,
             // Set by the engine itself on the default bridge.
             "default_bridge" if network.is_predefined() => {}
             DRIVER_MTU => options.mtu = mtu(key, value)?,
@@ -312,7 +316,7 @@ fn bridge(network: &Network) -> Result<BridgeOptions> {
             _ if ENABLE.contains(&key.as_str()) => {}
             _ => {
                 let known = [
-                    "com.docker.network.bridge.{name,enable_icc,enable_ip_masquerade,host_binding_ipv4,gateway_mode_ipv4,gateway_mode_ipv6,inhibit_ipv4}",
+                    "com.docker.network.bridge.{name,enable_icc,enable_ip_masquerade,host_binding_ipv4,gateway_mode_ipv4,gateway_mode_ipv6,inhibit_ipv4,trusted_host_interfaces}",
                     DRIVER_MTU,
                     INTERFACE_PREFIX,
                     SHORTCUT,
@@ -334,6 +338,18 @@ fn interface_prefix(key: &str, value: &str) -> Result<String> {
     // Room for the number behind it.
     let _: LinkName = parsed(key, &format!("{value}99"), "the beginning of an interface's name (at most 13 bytes)")?;
     Ok(value.to_owned())
+}
+
+/// Names with colons between them; one twice, or none, is fine.
+fn trusted(key: &str, value: &str) -> Result<Vec<LinkName>> {
+    let mut names = Vec::new();
+    for name in value.split(':').filter(|name| !name.is_empty()) {
+        let name = parsed(key, name, "the name of an interface (at most 15 bytes, no slash or space)")?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 fn direct(network: &Network) -> Result<DirectOptions> {
@@ -402,15 +418,18 @@ mod tests {
             ("com.docker.network.bridge.enable_icc", "false"),
             ("com.docker.network.driver.mtu", "1400"),
             ("com.docker.network.bridge.gateway_mode_ipv6", "routed"),
+            ("com.docker.network.bridge.trusted_host_interfaces", ":eth0:vxlan.1:eth0"),
         ];
         let Options::Bridge(options) = Options::parse(&network(Driver::Bridge, &given)).unwrap() else { panic!("a bridge") };
         assert_eq!((options.name.as_str(), options.icc, options.mtu, options.mode_v6), ("office0", false, Some(1400), GatewayMode::Routed));
+        assert_eq!(options.trusted.iter().map(LinkName::as_str).collect::<Vec<_>>(), ["eth0", "vxlan.1"]);
         for (key, value) in [
             ("com.docker.network.bridge.enable_icc", "maybe"),
             ("com.docker.network.bridge.colour", "red"),
             ("com.docker.network.driver.mtu", "12"),
             ("com.docker.network.bridge.name", "a/b"),
             ("com.docker.network.bridge.gateway_mode_ipv4", "isolated"),
+            ("com.docker.network.bridge.trusted_host_interfaces", "eth0:no name"),
         ] {
             assert!(Options::parse(&network(Driver::Bridge, &[(key, value)])).is_err(), "{key}={value}");
         }

@@ -80,6 +80,9 @@ pub(super) fn sets() -> Vec<Set> {
         snat("snat6", kind::IPV6, 16),
         open("open4", kind::IPV4, 12),
         open("open6", kind::IPV6, 24),
+        open("direct4", kind::IPV4, 12),
+        open("direct6", kind::IPV6, 24),
+        set("trusted", kind::concat(&[kind::IFNAME, kind::IFNAME]), 32),
         open("local4", kind::IPV4, 12),
         subnets("loopback4", kind::IPV4, 4),
         subnets("loopback6", kind::IPV6, 16),
@@ -153,6 +156,14 @@ pub(super) fn write_filters(transaction: &mut Transaction<'_>) {
         transaction.rule("forward", &[IsFamily(family), IsProtocol(icmp), destination, In(routed), Accept]);
         let from_outside = [LoadInName { register: 1 }, NotIn("bridges")];
         transaction.rule("forward", &[IsFamily(family), destination, In(unprotected), from_outside[0], from_outside[1], Accept]);
+    }
+    // Networks do not reach each other, whatever is trusted.
+    let from_outside = [LoadInName { register: 1 }, NotIn("bridges")];
+    let trusted = [LoadInName { register: 1 }, LoadOutName { register: 2 }, In("trusted")];
+    for (family, after, direct) in [(nft::IPV4, 9, "direct4"), (nft::IPV6, 12, "direct6")] {
+        let end = [LoadDestination { family, register: 1 }, LoadProtocol { register: after }, LoadPort { register: after + 1 }];
+        let whole = [&from_outside[..], &trusted, &[IsFamily(family)], &end, &[In(direct), Accept]].concat();
+        transaction.rule("forward", &whole);
     }
     transaction.rule("forward", &[to_bridge[0], to_bridge[1], Drop]);
 }
