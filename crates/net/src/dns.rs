@@ -1,8 +1,9 @@
 //! The resolver of containers' names: answers what a [`Zone`] knows, forwards the rest.
 //!
 //! Its sockets lie in the container's namespace, on 127.0.0.11 and ports nobody chose; [`redirect`] sends port 53 of that
-//! address there, so that a container's own server can have port 53. Answering needs no change of namespace, and
-//! forwarding goes out from the host's, where the host's own resolver can be reached.
+//! address there, so that a container's own server can have port 53. Answering needs no change of namespace. Forwarding goes
+//! out from the host's, where the host's own resolver can be reached; to servers that somebody chose for the container from
+//! the container's, for they may be reached from there alone: by macvlan, in an internal network, inside the container.
 //!
 //! Everything a container can make this do is bounded: queries in flight, of one resolver and of all, the same question
 //! at a time (two resolvers that ask each other end there), connections, what is read of each. An idle resolver has no
@@ -60,6 +61,11 @@ pub trait Zone: Send + Sync {
 
     /// The servers to forward to, in order; none for a network that has no outside.
     fn upstream(&self) -> Vec<SocketAddr>;
+
+    /// The network namespace they are asked from; the host's when absent.
+    fn namespace(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
 }
 
 /// A running resolver; dropping it stops it and everything in flight.
@@ -116,9 +122,10 @@ async fn serve_udp(socket: Arc<UdpSocket>, zone: Arc<dyn Zone>, forwarder: Arc<F
                 Reply::Answer(answer) => drop(socket.try_send_to(&answer, from)),
                 Reply::Forward => match forwarder.admit(query) {
                     Ok(place) => {
-                        let (socket, query, servers) = (socket.clone(), query.to_vec(), zone.upstream());
+                        let (socket, query) = (socket.clone(), query.to_vec());
+                        let (servers, namespace) = (zone.upstream(), zone.namespace());
                         in_flight.spawn(async move {
-                            let answer = place.ask(&query, &servers, Path::Udp).await;
+                            let answer = place.ask(&query, &servers, namespace, Path::Udp).await;
                             socket.send_to(&answer, from).await.ok();
                         });
                     }
@@ -163,7 +170,7 @@ async fn connection(mut stream: TcpStream, zone: &dyn Zone, forwarder: &Arc<Forw
             Reply::Nothing => return Ok(()),
             Reply::Answer(answer) => answer,
             Reply::Forward => match forwarder.admit(&query) {
-                Ok(place) => place.ask(&query, &zone.upstream(), Path::Tcp).await,
+                Ok(place) => place.ask(&query, &zone.upstream(), zone.namespace(), Path::Tcp).await,
                 Err(refusal) => refusal,
             },
         };

@@ -68,7 +68,7 @@ pub fn render(host_text: &str, dns: &[IpAddr], search: &[String], options: &[Str
         servers = FALLBACK.iter().map(|server| server.parse().expect("the text is an address")).collect();
     }
     let search = if search.is_empty() { host.search } else { search.to_vec() };
-    let options = if options.is_empty() { host.options } else { options.to_vec() };
+    let options = if options.is_empty() { host.options } else { words_of(options) };
     let mut text = String::new();
     for server in servers.iter().take(MAX_SERVERS) {
         writeln!(text, "nameserver {server}").expect("writing to a String does not fail");
@@ -106,7 +106,7 @@ pub fn render_for_resolver(host_text: &str, dns: &[IpAddr], search: &[String], o
     let is_ndots = |option: &String| option.starts_with("ndots:");
     let clean = |words: Vec<String>| words.into_iter().filter(|word| is_word(word)).collect::<Vec<_>>();
     let search_words = clean(if search.is_empty() { host.search } else { search.to_vec() });
-    let mut option_words = clean(if options.is_empty() { host.options } else { options.to_vec() });
+    let mut option_words = clean(if options.is_empty() { host.options } else { words_of(options) });
     let ndots = match (option_words.iter().any(is_ndots), options.is_empty()) {
         (true, false) => "override",
         (true, true) => "host",
@@ -123,10 +123,8 @@ pub fn render_for_resolver(host_text: &str, dns: &[IpAddr], search: &[String], o
         text.push_str(&format!("search {}\n", search_words.join(" ")));
     }
     text.push_str(&format!("options {}\n\n# Based on host file: '/etc/resolv.conf' (internal resolver)\n", option_words.join(" ")));
-    let named: Vec<String> = servers
-        .iter()
-        .map(|server| if dns.is_empty() || server.is_loopback() { format!("host({server})") } else { server.to_string() })
-        .collect();
+    let named: Vec<String> =
+        servers.iter().map(|server| if dns.is_empty() { format!("host({server})") } else { server.to_string() }).collect();
     text.push_str(&match named.is_empty() {
         true => "# NO EXTERNAL NAMESERVERS DEFINED\n".to_owned(),
         false => format!("# ExtServers: [{}]\n", named.join(" ")),
@@ -135,6 +133,11 @@ pub fn render_for_resolver(host_text: &str, dns: &[IpAddr], search: &[String], o
     let overrides: Vec<&str> = given.iter().filter(|(_, is_empty)| !is_empty).map(|(kind, _)| *kind).collect();
     text.push_str(&format!("# Overrides: [{}]\n# Option ndots from: {ndots}\n", overrides.join(" ")));
     ForResolver { text, upstream: servers.into_iter().map(|server| SocketAddr::new(server, 53)).collect() }
+}
+
+/// An option may come with its argument, as `--dns-opt 'timeout:1 rotate'`.
+fn words_of(options: &[String]) -> Vec<String> {
+    options.iter().flat_map(|option| option.split_whitespace()).map(str::to_owned).collect()
 }
 
 /// White space would start another word, a newline another line.
@@ -188,6 +191,10 @@ mod tests {
                 .contains("# ExtServers: [1.1.1.1 2001::1]\n# Overrides: [nameservers search options]\n# Option ndots from: override\n")
         );
         assert_eq!(made.upstream[1].to_string(), "[2001::1]:53");
+        let own = ["127.0.0.1".parse().unwrap()];
+        let made = render_for_resolver(HOST, &own, &[], &["timeout:1 rotate".into(), "ndots:1\nx".into()]);
+        assert!(made.text.contains("\noptions timeout:1 rotate ndots:1 x\n\n"), "{}", made.text);
+        assert!(made.text.contains("# ExtServers: [127.0.0.1]\n"), "the container's own loopback, not the host's: {}", made.text);
         let none = render_for_resolver("options ndots:2\n", &[], &[".".into()], &[]);
         assert!(none.text.contains("# NO EXTERNAL NAMESERVERS DEFINED\n# Overrides: [search]\n# Option ndots from: host\n"));
         assert!(!none.text.contains("\nsearch") && none.upstream.is_empty());

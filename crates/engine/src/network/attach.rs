@@ -400,9 +400,12 @@ impl Networks {
         };
         let ports = (port(sockets.udp.as_fd())?, port(sockets.tcp.as_fd())?);
         dns::redirect(sockets.netfilter, ports.0, ports.1)?;
+        let (upstream, chosen) = self.upstream(&view.spec.network.dns);
+        let own = || ns.try_clone_to_owned().map(Arc::new).map_err(EngineError::io("keep open", "the container's network namespace"));
         let zone = Arc::new(ContainerZone {
             view: Default::default(),
-            upstream: self.upstream(&view.spec.network.dns),
+            upstream,
+            namespace: if chosen { Some(own()?) } else { None },
             host: self.config.host_addresses(),
         });
         self.fill_zone(&zone, view, place);
@@ -412,10 +415,11 @@ impl Networks {
         Ok(ports)
     }
 
-    /// Who is asked for names that are not ours, from the host: the container's servers, the daemon's, the host's.
-    fn upstream(&self, own: &[IpAddr]) -> Vec<SocketAddr> {
+    /// Who is asked for names that are not ours: the container's servers, the daemon's, the host's; and whether somebody chose
+    /// them for containers, from where they are asked then. The host's are asked from the host.
+    fn upstream(&self, own: &[IpAddr]) -> (Vec<SocketAddr>, bool) {
         let dns = if own.is_empty() { &self.config.dns } else { own };
-        resolv::render_for_resolver(&resolv::host_text_as_it_is(), dns, &[], &[]).upstream
+        (resolv::render_for_resolver(&resolv::host_text_as_it_is(), dns, &[], &[]).upstream, !dns.is_empty())
     }
 
     fn fill_zone(&self, zone: &ContainerZone, view: &View, place: &Place) {

@@ -3,6 +3,7 @@
 use super::Entry;
 use naru_net::dns::{Answer, Zone};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The names under which a container finds its host, as Docker Desktop has them.
@@ -15,6 +16,8 @@ pub(super) struct ContainerZone {
     pub view: RwLock<ZoneView>,
     /// Where other names are asked.
     pub upstream: Vec<SocketAddr>,
+    /// Its own network, where servers are asked that were chosen for it.
+    pub namespace: Option<Arc<OwnedFd>>,
     /// The host's addresses.
     pub host: Vec<IpAddr>,
 }
@@ -33,13 +36,14 @@ pub(super) struct ZoneView {
 impl Zone for ContainerZone {
     fn lookup(&self, name: &str) -> Answer {
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
-        let target = view.links.iter().find(|(alias, _)| alias == name).map_or(name, |(_, container)| container.as_str());
+        let linked = |name| view.links.iter().find(|(alias, _)| alias == name).map_or(name, |(_, container)| container.as_str());
+        let target = linked(name);
         let mut found = Vec::new();
         for network in &view.networks {
             network.resolve(target, &mut found);
             // `container.network` names the network too.
             if let Some(host) = target.strip_suffix(network.dns_suffix()) {
-                network.resolve(host, &mut found);
+                network.resolve(linked(host), &mut found);
             }
         }
         if !found.is_empty() {
@@ -57,6 +61,12 @@ impl Zone for ContainerZone {
     }
 
     fn upstream(&self) -> Vec<SocketAddr> {
-        if self.view.read().unwrap_or_else(PoisonError::into_inner).leads_out { self.upstream.clone() } else { vec![] }
+        // From its own network it gets no further than it does itself.
+        let may = self.namespace.is_some() || self.view.read().unwrap_or_else(PoisonError::into_inner).leads_out;
+        if may { self.upstream.clone() } else { vec![] }
+    }
+
+    fn namespace(&self) -> Option<Arc<OwnedFd>> {
+        self.namespace.clone()
     }
 }

@@ -3,13 +3,16 @@
 
 use crate::dns::message::{Code, MAX_MESSAGE, Transport, failed, failure, is_answer, pass_on, question};
 use crate::dns::{ADDRESS, read_framed, write_framed};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
@@ -89,17 +92,17 @@ impl Forwarder {
 }
 
 impl Place {
-    /// The answer to the query, whatever comes of it.
-    pub async fn ask(self, query: &[u8], servers: &[SocketAddr], path: Path) -> Vec<u8> {
+    /// The answer to the query, whatever comes of it. It is asked from the host, or from another network namespace.
+    pub async fn ask(self, query: &[u8], servers: &[SocketAddr], from: Option<Arc<OwnedFd>>, path: Path) -> Vec<u8> {
         let transport = if path == Path::Udp { Transport::Udp } else { Transport::Tcp };
         let (mut asked, mut last) = (JoinSet::new(), None);
-        let mut servers = servers.iter().filter(|server| !is_ourselves(server)).take(MAX_SERVERS);
+        let mut servers = servers.iter().filter(|server| !is_ourselves(server, from.is_some())).take(MAX_SERVERS);
         let deadline = tokio::time::Instant::now() + DEADLINE;
         let mut is_more = true;
         loop {
             if is_more {
                 match servers.next() {
-                    Some(server) => drop(asked.spawn(ask_one(query.to_vec(), *server, path))),
+                    Some(server) => drop(asked.spawn(ask_one(query.to_vec(), *server, from.clone(), path))),
                     None => is_more = false,
                 }
             }
@@ -124,20 +127,23 @@ impl Place {
 }
 
 /// The host's own address of that name is no resolver of ours, unless the host is a container itself; then its engine's
-/// resolver is there, and answers.
-fn is_ourselves(server: &SocketAddr) -> bool {
-    server.ip() == ADDRESS && server.port() != 53
+/// resolver is there, and answers. A container's is ours in any case.
+fn is_ourselves(server: &SocketAddr, in_container: bool) -> bool {
+    server.ip() == ADDRESS && (in_container || server.port() != 53)
 }
 
-async fn ask_one(mut query: Vec<u8>, server: SocketAddr, path: Path) -> io::Result<Vec<u8>> {
+async fn ask_one(mut query: Vec<u8>, server: SocketAddr, from: Option<Arc<OwnedFd>>, path: Path) -> io::Result<Vec<u8>> {
     let mut identifier = [0; 2];
     getrandom::fill(&mut identifier).expect("the kernel's random source cannot fail after boot");
     query[..2].copy_from_slice(&identifier);
     let identifier = u16::from_be_bytes(identifier);
     match path {
-        Path::Udp => ask_by_udp(&query, identifier, server).await,
+        Path::Udp => ask_by_udp(&query, identifier, server, from).await,
         Path::Tcp => {
-            let mut stream = TcpStream::connect(server).await?;
+            let mut stream = match from {
+                None => TcpStream::connect(server).await?,
+                Some(from) => TcpSocket::from_std_stream(socket_in(from, server, SocketType::STREAM).await?.into()).connect(server).await?,
+            };
             write_framed(&mut stream, &query).await?;
             let answer = read_framed(&mut stream).await?;
             is_answer(&query, identifier, &answer).then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
@@ -145,10 +151,26 @@ async fn ask_one(mut query: Vec<u8>, server: SocketAddr, path: Path) -> io::Resu
     }
 }
 
+/// A socket of another network namespace: a thread goes there and ends. There are no more of them than queries in flight.
+async fn socket_in(namespace: Arc<OwnedFd>, server: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let (made, socket) = tokio::sync::oneshot::channel();
+    let open = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+    };
+    // Small, because it is made for each query; who asked may have gone meanwhile.
+    std::thread::Builder::new().stack_size(64 << 10).spawn(move || made.send(open()).ok())?;
+    Ok(socket.await.map_err(io::Error::other)??)
+}
+
 /// The kernel chooses a random port, and takes datagrams of this server only.
-async fn ask_by_udp(query: &[u8], identifier: u16, server: SocketAddr) -> io::Result<Vec<u8>> {
+async fn ask_by_udp(query: &[u8], identifier: u16, server: SocketAddr, from: Option<Arc<OwnedFd>>) -> io::Result<Vec<u8>> {
     let any: IpAddr = if server.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+    let socket = match from {
+        None => UdpSocket::bind(SocketAddr::new(any, 0)).await?,
+        Some(from) => UdpSocket::from_std(socket_in(from, server, SocketType::DGRAM).await?.into())?,
+    };
     socket.connect(server).await?;
     socket.send(query).await?;
     loop {

@@ -1,7 +1,10 @@
 //! Networks of the user's: objects, names, connections, isolation, survival.
 
+use crate::outside::Place;
 use naru_e2e::{BOX, Daemon, name, shared};
 use serde_json::Value;
+use std::net::UdpSocket;
+use std::sync::Arc;
 
 /// A network that goes with its test.
 pub struct Net<'d>(pub &'d Daemon, pub String);
@@ -291,6 +294,56 @@ fn networks_are_apart_and_internal_ones_closed() {
     assert!(q.fails(&get(&p.address(&quiet.1))), "containers of this network do not reach each other");
 }
 
+/// Answers every question with 192.0.2.7, until it is dropped.
+struct NameServer(Arc<UdpSocket>);
+
+impl NameServer {
+    fn of(daemon: &Daemon, container: &'static str) -> NameServer {
+        let socket = Arc::new(Place::of(daemon, container).run(|| UdpSocket::bind("0.0.0.0:53").unwrap()));
+        let server = socket.clone();
+        std::thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((length @ 17.., client)) = server.recv_from(&mut query) {
+                // One answer to the question; its name is that of the question.
+                let counts = [0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
+                let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7];
+                server.send_to(&[&query[..2], &counts, &query[12..length], &record].concat(), client).ok();
+            }
+        });
+        NameServer(socket)
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        // Not connected, which is an error, but wakes the reader.
+        rustix::net::shutdown(&*self.0, rustix::net::Shutdown::Both).ok();
+    }
+}
+
+#[test]
+fn name_servers_that_are_chosen_are_asked_from_the_container() {
+    let daemon = Daemon::start();
+    daemon.ok(&["network", "create", "--internal", "--subnet", "10.127.53.0/24", "inner"]);
+    let run = |name: &str, flags: &[&str]| {
+        daemon.ok(&[&["run", "-d", "--init", "--network", "inner", "--name", name], flags, &[BOX, "sleep", "1000"]].concat());
+    };
+    run("server", &["--ip", "10.127.53.9"]);
+    run("own", &["--dns", "127.0.0.1"]);
+    let _servers = ["server", "own"].map(|name| NameServer::of(&daemon, name));
+    // A neighbour that has no outside, and one's own.
+    run("client", &["--dns", "10.127.53.9"]);
+    for name in ["client", "own"] {
+        let asked = daemon.ok(&["exec", name, "nslookup", "-type=a", "somewhere.example", "127.0.0.11"]);
+        assert!(asked.contains("192.0.2.7"), "{name}: {asked}");
+    }
+    // The host's servers are no way out.
+    run("plain", &[]);
+    assert_ne!(daemon.run(&["exec", "plain", "nslookup", "-type=a", "somewhere.example", "127.0.0.11"]).code, 0);
+    daemon.ok(&["rm", "-f", "server", "own", "client", "plain"]);
+    daemon.until_clean();
+}
+
 #[test]
 fn ports_lead_in_wherever_the_container_is() {
     let daemon = shared();
@@ -357,12 +410,26 @@ fn links_of_old() {
     let target = Box::new(daemon, &["--expose", "5432", "-e", "SECRET=x"]);
     let client = Box::new(daemon, &["--link", &format!("{}:db", target.1)]);
     assert!(client.sh("cat /etc/hosts").contains(&format!("{}\tdb ", target.address("bridge"))));
+    // It is the container that is meant, not who has its name.
+    let (old, renamed) = (target.1.clone(), name("renamed"));
+    daemon.ok(&["rename", &old, &renamed]);
+    let other = daemon.ok(&["run", "-d", "--name", &old, BOX, "sleep", "1000"]);
+    daemon.ok(&["restart", "-t", "0", &client.1]);
+    assert!(
+        client
+            .sh("cat /etc/hosts")
+            .contains(&format!("{}\tdb ", daemon.inspect(&renamed)["NetworkSettings"]["IPAddress"].as_str().unwrap()))
+    );
+    assert_eq!(daemon.inspect(&client.1)["HostConfig"]["Links"][0], format!("/{renamed}:/{}/db", client.1));
+    daemon.ok(&["rm", "-f", &other]);
+    daemon.ok(&["rename", &renamed, &old]);
     let env = client.sh("env");
     assert!(env.contains("DB_PORT_5432_TCP_PORT=5432") && env.contains("DB_ENV_SECRET=x"), "{env}");
     let net = Net::new(daemon, &[]);
     let named = Box::new(daemon, &["--network", &net.1]);
     let linked = Box::new(daemon, &["--network", &net.1, "--link", &format!("{}:store", named.1)]);
     assert_eq!(resolve(&linked, "store"), [named.address(&net.1)]);
+    assert_eq!(resolve(&linked, &format!("Store.{}", net.1)), [named.address(&net.1)]);
     assert!(resolve(&named, "store").is_empty(), "the alias is its container's own");
 }
 
@@ -404,6 +471,22 @@ fn networks_survive_the_daemon() {
 }
 
 #[test]
+fn who_starts_and_ends_all_the_time_is_connected() {
+    let daemon = Daemon::start();
+    for net in ["first", "second"] {
+        daemon.ok(&["network", "create", net]);
+    }
+    daemon.ok(&["run", "-d", "--restart", "always", "--name", "box", "--network", "first", BOX, "sh", "-c", "sleep 0.05; exit 1"]);
+    for _ in 0..20 {
+        daemon.ok(&["network", "connect", "second", "box"]);
+        daemon.ok(&["network", "disconnect", "second", "box"]);
+    }
+    daemon.ok(&["rm", "-f", "box"]);
+    daemon.ok(&["network", "rm", "first", "second"]);
+    daemon.until_clean();
+}
+
+#[test]
 fn coming_and_going_leaves_nothing() {
     let daemon = Daemon::start();
     let count = |daemon: &Daemon| {
@@ -425,7 +508,10 @@ fn coming_and_going_leaves_nothing() {
     daemon.until("descriptors are as before", || count(&daemon) <= before + 12);
     assert_eq!(daemon.ok(&["exec", "box", "ls", "/sys/class/net"]), "eth0\nlo");
     daemon.ok(&["rm", "-f", "box"]);
+    // A set of options for other networks is not in use, and stays.
+    daemon.ok(&["network", "create", "--config-only", "options"]);
     assert_eq!(daemon.ok(&["network", "prune", "-f"]), "Deleted Networks:\ncycle");
+    daemon.ok(&["network", "rm", "options"]);
     daemon.until_clean();
 }
 

@@ -429,6 +429,9 @@ fn a_trusted_interface_reaches_what_is_published_by_its_own_address() {
         };
         all();
         program("nft flush ruleset");
+        let table = format!("naru-{}", world.daemon.bridge());
+        let is_back = || Command::new("nft").args(["list", "table", "inet", &table]).output().unwrap().status.success();
+        world.daemon.until("the rules are back", is_back);
         all();
         // The same end by two ports of the host: one that goes leaves the other's.
         world.daemon.ok(&["rm", "-f", "open"]);
