@@ -470,8 +470,11 @@ pub async fn prune(call: &Call) -> Result<Response> {
     let mut deleted = Vec::new();
     for entry in call.app.engine.networks().list() {
         let record = &entry.record;
-        let takes =
-            is_dangling(&entry) && convert::labels_match(&filters, &record.labels) && until.is_none_or(|until| record.created < until);
+        // One for others to be made from is there to be used later.
+        let takes = is_dangling(&entry)
+            && !record.config_only
+            && convert::labels_match(&filters, &record.labels)
+            && until.is_none_or(|until| record.created < until);
         // Somebody may have come to it meanwhile: then it stays.
         if takes && call.app.engine.remove_network(&record.id).await.is_ok() {
             deleted.push(record.name.clone());
