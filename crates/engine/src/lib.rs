@@ -192,10 +192,13 @@ impl Engine {
     /// [`container::ready`].
     pub async fn create(&self, mut spec: ContainerSpec, to_start: bool) -> Result<Created> {
         let inner = &self.0;
-        for link in &spec.network.links {
-            let reference = link.split_once(':').map_or(link.as_str(), |(reference, _)| reference);
+        for link in &mut spec.network.links {
+            let (reference, alias) = link.split_once(':').unwrap_or((link, link));
             // Not a "not found": clients would take that for the image's.
-            inner.find(reference).map_err(|error| EngineError::invalid(format!("could not get container for {reference}: {error}")))?;
+            let linked =
+                inner.find(reference).map_err(|error| EngineError::invalid(format!("could not get container for {reference}: {error}")))?;
+            // The container is meant, whatever it will be called.
+            *link = format!("{}:{alias}", linked.view().id);
         }
         let id = ContainerId::random();
         let name = inner.name_for(&id, spec.name.as_ref())?;

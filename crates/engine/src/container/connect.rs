@@ -33,6 +33,9 @@ impl Actor {
         }
         let (engine, view, place) = (Arc::clone(&self.engine), self.view.clone(), self.place());
         if let Err(error) = self.change_place(move || engine.networks.connect(&engine.spawner, &view, &attachment, &place)).await {
+            if self.has_ended() {
+                return Ok(());
+            }
             self.store_networks((*before).clone()).await?;
             return Err(error);
         }
@@ -63,10 +66,17 @@ impl Actor {
         self.store_networks(changed).await?;
         if self.view.state.is_running() {
             let (engine, view, place, id) = (Arc::clone(&self.engine), self.view.clone(), self.place(), id.clone());
-            self.change_place(move || engine.networks.disconnect(&engine.spawner, &view, &id, &place)).await?;
+            if let Err(error) = self.change_place(move || engine.networks.disconnect(&engine.spawner, &view, &id, &place)).await {
+                return if self.has_ended() { Ok(()) } else { Err(error) };
+            }
             network::publish(self.engine.events(), network, "disconnect", Some(&self.view.id));
         }
         Ok(())
+    }
+
+    /// Its namespace is gone, of which word has yet to come: its next start brings it to its networks.
+    fn has_ended(&self) -> bool {
+        self.view.state.pid().is_none_or(|pid| std::fs::metadata(format!("/proc/{pid}/ns/net")).is_err())
     }
 
     /// To `none` or off it, which is nothing but the word for it.

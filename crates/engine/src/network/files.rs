@@ -152,7 +152,8 @@ pub(crate) fn linked(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<Linked>
     let mut list = Vec::new();
     for link in &spec.network.links {
         let (reference, alias) = link.split_once(':').unwrap_or((link, link));
-        let other = engine.find(reference)?.view();
+        let gone = |_| EngineError::conflict(format!("Cannot link to a container that is gone: {reference} AS /{owner}/{alias}"));
+        let other = engine.find(reference).map_err(gone)?.view();
         let place = other.run.as_ref().map(|run| &run.place);
         let endpoint = place.and_then(|place| place.endpoints.iter().find(|endpoint| endpoint.network == super::predefined_id("bridge")));
         let Some(address) = endpoint.and_then(|endpoint| endpoint.address(true)) else {
