@@ -2,7 +2,7 @@
 
 use crate::firewall::map;
 use crate::support::*;
-use naru_net::{Firewall, Protocol, Watch};
+use naru_net::{Changed, Firewall, Protocol, Watch};
 use std::cell::RefCell;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -50,6 +50,36 @@ fn a_watch_that_comes_first_knows_its_own() {
     assert!(!watch.poll().unwrap());
     host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap().ensure().unwrap());
     assert!(watch.poll().unwrap() && !watch.poll().unwrap());
+}
+
+#[test]
+fn a_watch_hears_of_bridges_and_of_no_other_links() {
+    let host = Namespace::new();
+    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap());
+    let mut watch = host.run(|| firewall.watch().unwrap());
+    let mut told = |commands: &[&str]| {
+        commands.iter().for_each(|command| host.ip(command));
+        let mut all = Changed::default();
+        loop {
+            let more = watch.wait(Some(Duration::from_millis(200))).unwrap();
+            if more.bridges.is_empty() && more.bereft.is_empty() {
+                return all;
+            }
+            all.bridges.extend(more.bridges);
+            all.bereft.extend(more.bereft);
+        }
+    };
+    let made = told(&["link add br-x up type bridge"]);
+    let (index, bridge) = made.bridges.iter().next().unwrap();
+    assert!(made.bereft.is_empty() && bridge.name == "br-x", "{made:?}");
+    // What is told of a container's pair wakes nobody.
+    let pair = told(&["link add v0 type veth peer name v1", "link set v0 mtu 1400 name v2", "link set v2 up master br-x", "link del v2"]);
+    assert!(pair.bridges.values().all(|link| link.name == "br-x"), "{pair:?}");
+    assert!(!told(&["link set br-x down"]).bridges[index].up);
+    assert_eq!(told(&["link set br-x name br-y"]).bridges[index].name, "br-y");
+    told(&["link set br-y up", "addr add 10.7.0.1/24 dev br-y"]);
+    assert!(told(&["addr flush dev br-y"]).bereft.contains(index));
+    assert!(told(&["link del br-y"]).bereft.contains(index));
 }
 
 fn is_told(tells: &Receiver<()>) -> bool {
