@@ -402,12 +402,7 @@ impl Networks {
         dns::redirect(sockets.netfilter, ports.0, ports.1)?;
         let (upstream, chosen) = self.upstream(&view.spec.network.dns);
         let own = || ns.try_clone_to_owned().map(Arc::new).map_err(EngineError::io("keep open", "the container's network namespace"));
-        let zone = Arc::new(ContainerZone {
-            view: Default::default(),
-            upstream,
-            namespace: if chosen { Some(own()?) } else { None },
-            host: self.config.host_addresses(),
-        });
+        let zone = Arc::new(ContainerZone { view: Default::default(), upstream, namespace: if chosen { Some(own()?) } else { None } });
         self.fill_zone(&zone, view, place);
         let serving = dns::serve(sockets.udp, sockets.tcp, Arc::clone(&zone) as Arc<dyn dns::Zone>)
             .map_err(EngineError::io("serve names in", "the container's network"))?;
@@ -432,6 +427,15 @@ impl Networks {
         known.leads_out = place.endpoints.iter().any(|endpoint| endpoint.leads_out);
         known.networks = networks.into_iter().filter(|entry| entry.has_names()).collect();
         known.links = links.collect();
+        known.host = self.host_seen_from(place);
+    }
+
+    /// The addresses under which a container finds the host: by IPv6 alone its gateway, if that is the host.
+    fn host_seen_from(&self, place: &Place) -> Vec<IpAddr> {
+        let is_bridge = |endpoint: &&Endpoint| self.find(&endpoint.network).is_ok_and(|entry| entry.bridge().is_some());
+        let only_ipv6 = self.config.host_gateway.is_empty() && place.gateway(true).is_none();
+        let gateway = place.gateway(false).filter(|_| only_ipv6).filter(is_bridge).and_then(|endpoint| endpoint.address(false)?.gateway);
+        gateway.map_or_else(|| self.config.host_addresses(), |gateway| vec![gateway])
     }
 
     /// What the resolver knows follows the networks; the first one with names brings it.

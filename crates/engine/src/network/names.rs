@@ -18,8 +18,6 @@ pub(super) struct ContainerZone {
     pub upstream: Vec<SocketAddr>,
     /// Its own network, where servers are asked that were chosen for it.
     pub namespace: Option<Arc<OwnedFd>>,
-    /// The host's addresses.
-    pub host: Vec<IpAddr>,
 }
 
 /// What changes when a container is connected or disconnected.
@@ -31,6 +29,8 @@ pub(super) struct ZoneView {
     pub links: Vec<(String, String)>,
     /// It reaches the outside.
     pub leads_out: bool,
+    /// The host's addresses.
+    pub host: Vec<IpAddr>,
 }
 
 impl Zone for ContainerZone {
@@ -49,8 +49,8 @@ impl Zone for ContainerZone {
         if !found.is_empty() {
             return Answer::Addresses(found);
         }
-        if view.leads_out && !self.host.is_empty() && HOST_NAMES.contains(&name) {
-            return Answer::Addresses(self.host.clone());
+        if view.leads_out && !view.host.is_empty() && HOST_NAMES.contains(&name) {
+            return Answer::Addresses(view.host.clone());
         }
         Answer::NotOurs
     }

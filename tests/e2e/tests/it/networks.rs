@@ -439,6 +439,8 @@ fn the_host_has_a_name() {
     let net = Net::new(daemon, &[]);
     let user = Box::new(daemon, &["--network", &net.1]);
     assert_eq!(resolve(&user, "host.docker.internal").len(), 1);
+    let six = Net::new(daemon, &["--ipv6", "--ipv4=false"]);
+    Box::new(daemon, &["--network", &six.1]).sh("ping -c 1 -W 5 host.docker.internal");
     let default = Box::new(daemon, &["--add-host", "gate:host-gateway"]);
     let hosts = default.sh("cat /etc/hosts");
     assert!(hosts.contains("host.docker.internal") && hosts.lines().any(|line| line.ends_with("\tgate")), "{hosts}");
