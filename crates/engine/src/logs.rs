@@ -8,7 +8,7 @@
 use crate::error::{EngineError, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ pub struct LogQuery {
     pub since: Option<Timestamp>,
     /// Up to then.
     pub until: Option<Timestamp>,
-    /// Only the last so many.
+    /// Only those among the last so many lines, whatever those are: as in Docker, they are counted before anything is chosen.
     pub tail: Option<usize>,
     /// Of standard output.
     pub stdout: bool,
@@ -71,19 +71,13 @@ impl LogReader {
         match self.query.tail {
             Some(0) => self.skip_to_end(),
             Some(count) => {
-                let start = self.tail_start(count)?;
-                let mut last: VecDeque<Line> = VecDeque::new();
-                self.scan(start, &mut |line| {
-                    if last.len() == count {
-                        last.pop_front();
-                    }
-                    last.push_back(line);
-                    true
-                })?;
-                last.into_iter().all(&mut *sink);
-                Ok(())
+                let (older, start) = self.tail_start(count)?;
+                self.scan(older, start, sink)
             }
-            None => self.scan(None, sink),
+            None => {
+                let older = rotated_files(&self.path).into_iter().map(|path| Part { path, skip: 0 }).collect();
+                self.scan(older, 0, sink)
+            }
         }
     }
 
@@ -113,47 +107,43 @@ impl LogReader {
         Ok(())
     }
 
-    /// Where the last `count` lines of the current file begin, if it holds that many and nothing is filtered.
-    fn tail_start(&self, count: usize) -> Result<Option<u64>> {
-        let unfiltered = self.query.stdout && self.query.stderr && self.query.since.is_none() && self.query.until.is_none();
-        let Some(mut file) = open(&self.path)?.filter(|_| unfiltered) else { return Ok(None) };
-        let io = || EngineError::io("read", &self.path);
-        let mut end = file.metadata().map_err(io())?.len();
-        let (mut block, mut seen) = (vec![0; 64 << 10], 0);
-        while end > 0 {
-            let start = end.saturating_sub(block.len() as u64);
-            let length = usize::try_from(end - start).expect("at most one block");
-            file.seek(SeekFrom::Start(start)).map_err(io())?;
-            file.read_exact(&mut block[..length]).map_err(io())?;
-            for at in (0..length).rev() {
-                if block[at] == b'\n' {
-                    seen += 1;
-                    if seen > count {
-                        return Ok(Some(start + at as u64 + 1));
-                    }
-                }
-            }
-            end = start;
+    /// Where the last `count` lines begin: the older files that hold some of them, oldest first, and a place in the current one.
+    /// Files of which none is wanted are not opened.
+    fn tail_start(&self, count: usize) -> Result<(Vec<Part>, u64)> {
+        let (mut missing, mut start) = (count, 0);
+        if let Some(mut file) = open(&self.path)? {
+            let found;
+            (start, found) = last_lines(&mut file, missing).map_err(EngineError::io("read", &self.path))?;
+            missing -= found;
         }
-        Ok(None)
+        let mut older = Vec::new();
+        for path in rotated_files(&self.path).into_iter().rev() {
+            if missing == 0 {
+                break;
+            }
+            let Some(mut reader) = open_older(&path)? else { continue };
+            let lines = count_lines(&mut reader).map_err(EngineError::io("read", &path))?;
+            older.insert(0, Part { path, skip: lines.saturating_sub(missing) });
+            missing = missing.saturating_sub(lines);
+        }
+        Ok((older, start))
     }
 
-    fn scan(&mut self, start: Option<u64>, sink: &mut dyn FnMut(Line) -> bool) -> Result<()> {
+    fn scan(&mut self, older: Vec<Part>, start: u64, sink: &mut dyn FnMut(Line) -> bool) -> Result<()> {
         let mut go_on = true;
-        if start.is_none() {
-            for path in rotated_files(&self.path) {
-                let Some(file) = open(&path)? else { continue };
-                let plain: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
-                    Box::new(flate2::read::MultiGzDecoder::new(file))
-                } else {
-                    Box::new(file)
-                };
-                go_on = go_on
-                    && drain(&mut BufReader::new(plain), &mut Vec::new(), &self.query, sink).map_err(EngineError::io("read", &path))?;
-            }
+        for Part { path, skip } in older {
+            let Some(mut reader) = open_older(&path)?.filter(|_| go_on) else { continue };
+            let query = &self.query;
+            let mut read = || -> std::io::Result<bool> {
+                for _ in 0..skip {
+                    reader.skip_until(b'\n')?;
+                }
+                drain(&mut reader, &mut Vec::new(), query, sink)
+            };
+            go_on = read().map_err(EngineError::io("read", &path))?;
         }
         if let Some(mut file) = open(&self.path)? {
-            file.seek(SeekFrom::Start(start.unwrap_or(0))).map_err(EngineError::io("read", &self.path))?;
+            file.seek(SeekFrom::Start(start)).map_err(EngineError::io("read", &self.path))?;
             let mut reader = BufReader::with_capacity(256 << 10, file);
             if go_on {
                 drain(&mut reader, &mut self.partial, &self.query, sink).map_err(EngineError::io("read", &self.path))?;
@@ -162,6 +152,54 @@ impl LogReader {
         }
         Ok(())
     }
+}
+
+/// A rotated file, and how many of its lines are not wanted.
+struct Part {
+    path: PathBuf,
+    skip: usize,
+}
+
+/// Where the last `count` lines of a file begin, and how many there are.
+fn last_lines(file: &mut File, count: usize) -> std::io::Result<(u64, usize)> {
+    let mut end = file.metadata()?.len();
+    let (mut block, mut seen) = (vec![0; 64 << 10], 0);
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let length = usize::try_from(end - start).expect("at most one block");
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut block[..length])?;
+        for at in (0..length).rev() {
+            if block[at] == b'\n' {
+                if seen == count {
+                    return Ok((start + at as u64 + 1, count));
+                }
+                seen += 1;
+            }
+        }
+        end = start;
+    }
+    Ok((0, seen))
+}
+
+fn count_lines(reader: &mut dyn BufRead) -> std::io::Result<usize> {
+    let mut lines = 0;
+    loop {
+        let block = reader.fill_buf()?;
+        if block.is_empty() {
+            return Ok(lines);
+        }
+        let length = block.len();
+        lines += block.iter().filter(|byte| **byte == b'\n').count();
+        reader.consume(length);
+    }
+}
+
+/// A rotated file, inflated where it is compressed.
+fn open_older(path: &Path) -> Result<Option<Box<dyn BufRead>>> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
+    Ok(Some(if is_compressed { Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))) } else { Box::new(BufReader::new(file)) }))
 }
 
 fn open(path: &Path) -> Result<Option<File>> {
@@ -247,10 +285,34 @@ mod tests {
         assert_eq!(collect(&mut LogReader::new(&path, both()), false).len(), 10);
         let tail = LogQuery { tail: Some(3), ..both() };
         assert_eq!(collect(&mut LogReader::new(&path, tail), false), ["7", "8", "9"]);
-        let errors = LogQuery { tail: Some(2), stdout: false, ..both() };
+        let errors = LogQuery { tail: Some(3), stdout: false, ..both() };
         assert_eq!(collect(&mut LogReader::new(&path, errors), false), ["7", "9"]);
+        let until = LogQuery { tail: Some(3), until: Some("2024-01-01T00:00:08Z".parse().unwrap()), ..both() };
+        assert_eq!(collect(&mut LogReader::new(&path, until), false), ["7"]);
         let since = LogQuery { since: Some("2024-01-01T00:00:08Z".parse().unwrap()), ..both() };
         assert_eq!(collect(&mut LogReader::new(&path, since), false), ["8", "9"]);
+    }
+
+    #[test]
+    fn a_tail_reaches_into_older_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        write(&dir.path().join("plain"), 0..3);
+        let mut packed = flate2::write::GzEncoder::new(File::create(dir.path().join("log.2.gz")).unwrap(), flate2::Compression::fast());
+        packed.write_all(&std::fs::read(dir.path().join("plain")).unwrap()).unwrap();
+        packed.finish().unwrap();
+        write(&dir.path().join("log.1"), 3..6);
+        write(&path, 6..8);
+        let tail = |count| collect(&mut LogReader::new(&path, LogQuery { tail: Some(count), ..both() }), false);
+        for count in 0..8 {
+            assert_eq!(tail(count), (8 - count..8).map(|number| number.to_string()).collect::<Vec<_>>());
+        }
+        assert_eq!(tail(100).len(), 8);
+        // One that is damaged matters only where its lines are wanted.
+        std::fs::write(dir.path().join("log.2.gz"), "damaged").unwrap();
+        assert_eq!(tail(5), ["3", "4", "5", "6", "7"]);
+        let mut reader = LogReader::new(&path, LogQuery { tail: Some(6), ..both() });
+        assert!(reader.read_past(&mut |_| true).is_err());
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub fn logs(call: &Call, id: &str) -> Result<Response> {
         }
         let failure = sender.clone();
         if let Err(error) = run(reader, &path, follow.then_some(container), log_query, style, sender).await {
+            tracing::error!(error, "cannot read a container's log");
             let mut frame = Vec::new();
             frames::encode(StreamKind::SystemError, format!("Error grabbing logs: {error}\n").as_bytes(), &mut frame);
             failure.send(Ok(frame.into())).await.ok();
@@ -157,7 +158,7 @@ async fn read(mut reader: LogReader, style: Style, sender: Sender, past: bool) -
         if !batch.is_empty() {
             sender.blocking_send(Ok(batch.into())).ok();
         }
-        result.map(|()| reader).map_err(|error| error.to_string())
+        result.map(|()| reader).map_err(|error| naru_engine::chain(&error))
     };
     tokio::task::spawn_blocking(job).await.map_err(|_| "the thread that reads logs ended".to_owned())?
 }

@@ -86,7 +86,8 @@ fn it_asks_for_versions_and_waits_for_what_it_ran() {
         assert!(matches!(error, bollard::errors::Error::DockerContainerWaitError { code: 3, .. }), "{error}");
         let options = || query::LogsOptionsBuilder::default().stdout(true).stderr(true);
         assert_eq!(collect(Box::pin(docker.logs(&name, Some(options().build())))).await, ("out\n".into(), "err\n".into()));
-        let tail = options().stderr(false).tail("1").timestamps(true).build();
+        // Of the last two lines, those of the output.
+        let tail = options().stderr(false).tail("2").timestamps(true).build();
         assert!(collect(Box::pin(docker.logs(&name, Some(tail)))).await.0.ends_with("Z out\n"));
         let inspect = docker.inspect_container(&name, None).await.unwrap();
         assert_eq!(inspect.state.unwrap().exit_code, Some(3));

@@ -108,7 +108,9 @@ fn parts_of_a_log_are_chosen_by_time_and_count() {
     assert_eq!(logs(&["--tail", "2"]), "two three");
     assert_eq!(logs(&["-n", "0"]), "");
     assert_eq!(logs(&["--tail", "all"]), "one two three");
-    assert_eq!(logs(&["--tail", "1", "--until", lines[1].0]), "two");
+    // The last lines of all are counted, then chosen from.
+    assert_eq!(logs(&["--tail", "1", "--until", lines[1].0]), "");
+    assert_eq!(logs(&["--tail", "2", "--until", lines[1].0]), "two");
     assert_eq!(logs(&["--details", "--tail", "1"]), "E=1,a=b%20c three".replace("%20", "+"));
     assert_ne!(daemon.run(&["logs", "--since", "nonsense", &name]).code, 0);
     daemon.ok(&["rm", &name]);
@@ -173,4 +175,70 @@ fn without_a_log_there_is_nothing_to_read() {
     assert_eq!(daemon.inspect(&name)["LogPath"], "");
     daemon.ok(&["rm", &name]);
     assert_eq!(daemon.ok(&["run", "--rm", "--log-driver", "none", BOX, "echo", "shown"]), "shown");
+}
+
+#[test]
+fn the_last_lines_are_counted_over_both_streams() {
+    let daemon = shared();
+    let name = ended(daemon, &[], "for i in 1 2 3; do echo o$i; sleep 0.1; echo e$i >&2; sleep 0.1; done; echo e4 >&2");
+    for (query, expected) in [
+        ("stdout=1&tail=2", ""),
+        ("stdout=1&tail=3", "o3"),
+        ("stderr=1&tail=3", "e3 e4"),
+        ("stdout=1&tail=5", "o2 o3"),
+        ("stdout=1&stderr=1&tail=3", "o3 e3 e4"),
+        ("stdout=1&tail=-1", "o1 o2 o3"),
+        ("stdout=1&tail=2&follow=1", ""),
+    ] {
+        let (status, text) = daemon.api("GET", &format!("/containers/{name}/logs?{query}"), None);
+        let printed = |word: &&str| word.len() == 2 && word.starts_with(['o', 'e']);
+        // Behind the heads of frames and chunks.
+        let words: Vec<&str> = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(printed).collect();
+        assert_eq!((status, words.join(" ").as_str()), (200, expected), "{query}: {text:?}");
+    }
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_in_the_stream() {
+    let daemon = shared();
+    let rotated = ["--log-opt", "max-size=1k", "--log-opt", "max-file=3", "--log-opt", "compress=true"];
+    let name = ended(daemon, &rotated, "for i in $(seq 60); do echo line $i; done");
+    let log = daemon.inspect(&name)["LogPath"].as_str().unwrap().to_owned();
+    let oldest = PathBuf::from(format!("{log}.2.gz"));
+    daemon.until("the oldest part is compressed", || oldest.exists());
+    let whole = std::fs::read(&oldest).unwrap();
+    let frame = |query: &str| {
+        let request = format!("GET /containers/{name}/logs?stdout=1{query} HTTP/1.0\r\n\r\n");
+        let answer = daemon.http(&request);
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    };
+    std::fs::write(&oldest, &whole[..whole.len() / 2]).unwrap();
+    let text = frame("");
+    assert!(text.contains("\u{3}\0\0\0\0\0") && text.contains("Error grabbing logs: "), "{text:?}");
+    let shown = daemon.run(&["logs", &name]);
+    assert!(shown.code == 1 && shown.err.contains("Error grabbing logs: "), "{shown:?}");
+    // A file that is not needed is not looked at.
+    let text = frame("&tail=2");
+    assert!(text.contains("line 59\n") && text.ends_with("line 60\n"), "{text:?}");
+    std::fs::remove_file(&oldest).unwrap();
+    std::fs::create_dir(&oldest).unwrap();
+    assert!(frame("").contains(&format!("read {}: is a directory", oldest.display())));
+    std::fs::remove_dir(&oldest).unwrap();
+    std::fs::write(&oldest, &whole).unwrap();
+    assert!(frame("").ends_with("line 60\n"));
+    // A line that is broken costs itself only.
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, format!("{{\"log\":\"cut\n{text}")).unwrap();
+    assert!(frame("").ends_with("line 60\n"));
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
+fn a_tag_comes_with_the_details() {
+    let daemon = shared();
+    let name = ended(daemon, &["--log-opt", "tag=web"], "echo one");
+    assert_eq!(daemon.ok(&["logs", "--details", &name]), "tag=web one");
+    daemon.ok(&["rm", &name]);
 }
