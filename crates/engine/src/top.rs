@@ -30,8 +30,10 @@ enum Column {
     ResidentSize,
     Tty,
     State,
+    StateFlags,
     StartTime,
     CpuTime,
+    CpuMinutes,
     Command,
     Name,
     Nice,
@@ -50,9 +52,11 @@ fn column(name: &str) -> Option<Column> {
         "vsz" | "vsize" => Column::VirtualSize,
         "rss" | "rssize" | "rsz" => Column::ResidentSize,
         "tty" | "tt" | "tname" => Column::Tty,
-        "stat" | "state" | "s" => Column::State,
+        "state" | "s" => Column::State,
+        "stat" => Column::StateFlags,
         "stime" | "start" | "start_time" | "bsdstart" | "lstart" => Column::StartTime,
-        "time" | "cputime" | "bsdtime" => Column::CpuTime,
+        "time" | "cputime" => Column::CpuTime,
+        "bsdtime" => Column::CpuMinutes,
         "cmd" | "command" | "args" => Column::Command,
         "comm" | "ucmd" | "ucomm" => Column::Name,
         "ni" | "nice" => Column::Nice,
@@ -73,9 +77,10 @@ fn title(column: Column) -> &'static str {
         Column::VirtualSize => "VSZ",
         Column::ResidentSize => "RSS",
         Column::Tty => "TTY",
-        Column::State => "STAT",
+        Column::State => "S",
+        Column::StateFlags => "STAT",
         Column::StartTime => "STIME",
-        Column::CpuTime => "TIME",
+        Column::CpuTime | Column::CpuMinutes => "TIME",
         Column::Command => "CMD",
         Column::Name => "COMMAND",
         Column::Nice => "NI",
@@ -85,59 +90,93 @@ fn title(column: Column) -> &'static str {
 
 /// The columns that arguments of ps ask for: `-ef`, `aux`, `-o a,b,c` and their usual spellings.
 fn columns(args: &str) -> Result<Vec<(Column, String)>> {
-    use Column as C;
-    let named = |list: &[Column]| list.iter().map(|column| (*column, title(*column).to_owned())).collect::<Vec<_>>();
-    let words: Vec<&str> = args.split_whitespace().collect();
-    let mut list = Vec::new();
-    let mut formats = words.iter().peekable();
-    while let Some(word) = formats.next() {
-        let spec = match word.strip_prefix("-o").or_else(|| (*word == "o").then_some("")) {
-            Some("") => formats.next().copied().unwrap_or_default(),
-            Some(spec) => spec,
-            None => continue,
+    let (mut list, mut rest) = (Vec::new(), Vec::new());
+    let mut words = args.split_whitespace();
+    while let Some(word) = words.next() {
+        let Some(spec) = format_of(word) else {
+            rest.push(word);
+            continue;
         };
+        let spec = if spec.is_empty() { words.next().unwrap_or_default() } else { spec };
         for part in spec.split(',').filter(|part| !part.is_empty()) {
             let (name, heading) = part.split_once('=').map_or((part, None), |(name, heading)| (name, Some(heading)));
             let found = column(name).ok_or_else(|| EngineError::invalid(format!("top: column {name:?} is not known")))?;
-            // The one column that ps heads by the name it was asked for.
-            let usual = if matches!(name, "args" | "command") { "COMMAND" } else { title(found) };
+            // Those that ps heads by the name they were asked for.
+            let usual = match name {
+                "args" | "command" => "COMMAND",
+                "start_time" | "bsdstart" => "START",
+                "start" | "lstart" => "STARTED",
+                "tty" | "tt" => "TT",
+                _ => title(found),
+            };
             list.push((found, heading.unwrap_or(usual).to_owned()));
         }
     }
+    let format = usual_format(&rest)?;
     if list.is_empty() {
-        list = match words.first().copied().unwrap_or("-ef") {
-            "aux" | "axu" | "-aux" | "u" | "au" => {
-                let mut list = named(&[
-                    C::User,
-                    C::Pid,
-                    C::CpuPercent,
-                    C::MemoryPercent,
-                    C::VirtualSize,
-                    C::ResidentSize,
-                    C::Tty,
-                    C::State,
-                    C::StartTime,
-                    C::CpuTime,
-                ]);
-                list[8].1 = "START".into();
-                list.push((C::Command, "COMMAND".into()));
-                list
-            }
-            "-ef" | "-e" | "-f" | "-Af" | "ef" => {
-                let mut list = named(&[C::User, C::Pid, C::ParentPid, C::CpuShort, C::StartTime, C::Tty, C::CpuTime, C::Command]);
-                list[0].1 = "UID".into();
-                list
-            }
-            "-A" | "-a" | "a" | "x" | "ax" => named(&[C::Pid, C::Tty, C::CpuTime, C::Command]),
-            other => {
-                return Err(EngineError::invalid(format!(
-                    "top: ps arguments {other:?} are not supported; use -ef, aux or -o with columns"
-                )));
-            }
-        };
+        list = format;
     }
-    if !list.iter().any(|(column, _)| *column == C::Pid) {
+    if !list.iter().any(|(column, _)| *column == Column::Pid) {
         return Err(EngineError::invalid("Couldn't find PID field in ps output"));
+    }
+    Ok(list)
+}
+
+/// What follows a word that asks for columns: `-o`, `o`, and with letters for processes before it, `-eo`, `axo`.
+fn format_of(word: &str) -> Option<&str> {
+    let letters = word.strip_prefix('-').unwrap_or(word);
+    let at = letters.find('o')?;
+    letters[..at].bytes().all(|letter| b"aAdefx".contains(&letter)).then_some(&letters[at + 1..])
+}
+
+/// The columns of the words that say which processes and how much of them; which does not matter here.
+fn usual_format(words: &[&str]) -> Result<Vec<(Column, String)>> {
+    use Column as C;
+    let named = |list: &[Column]| list.iter().map(|column| (*column, title(*column).to_owned())).collect::<Vec<_>>();
+    let unknown =
+        |word: &str| Err(EngineError::invalid(format!("top: ps arguments {word:?} are not supported; use -ef, aux or -o with columns")));
+    let (mut full, mut bsd, mut users) = (words.is_empty(), false, false);
+    for word in words {
+        match *word {
+            "ef" => full = true,
+            // Not the processes of a user called x.
+            "-aux" | "-axu" => (bsd, users) = (true, true),
+            word => {
+                let (letters, known) = word.strip_prefix('-').map_or((word, &b"auxw"[..]), |letters| (letters, b"aAdefw"));
+                if letters.is_empty() || !letters.bytes().all(|letter| known.contains(&letter)) {
+                    return unknown(word);
+                }
+                full |= letters.contains('f');
+                users |= letters.contains('u');
+                bsd |= letters.len() == word.len();
+            }
+        }
+    }
+    let (columns, headings): (&[Column], &[(usize, &str)]) = match (full, bsd) {
+        (true, true) => return unknown(&words.join(" ")),
+        (true, false) => (&[C::User, C::Pid, C::ParentPid, C::CpuShort, C::StartTime, C::Tty, C::CpuTime, C::Command], &[(0, "UID")]),
+        (false, true) if users => (
+            &[
+                C::User,
+                C::Pid,
+                C::CpuPercent,
+                C::MemoryPercent,
+                C::VirtualSize,
+                C::ResidentSize,
+                C::Tty,
+                C::StateFlags,
+                C::StartTime,
+                C::CpuMinutes,
+                C::Command,
+            ],
+            &[(8, "START"), (10, "COMMAND")],
+        ),
+        (false, true) => (&[C::Pid, C::Tty, C::StateFlags, C::CpuMinutes, C::Command], &[(4, "COMMAND")]),
+        (false, false) => (&[C::Pid, C::Tty, C::CpuTime, C::Name], &[(3, "CMD")]),
+    };
+    let mut list = named(columns);
+    for (at, heading) in headings {
+        list[*at].1 = (*heading).to_owned();
     }
     Ok(list)
 }
@@ -149,6 +188,8 @@ struct Process {
     stat: Vec<String>,
     name: String,
     command: String,
+    /// Has pages that are never swapped out.
+    locked: bool,
 }
 
 impl Process {
@@ -161,7 +202,9 @@ impl Process {
         let raw = std::fs::read(format!("{directory}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&raw).trim_end_matches('\0').replace('\0', " ");
         let command = if command.is_empty() { format!("[{name}]") } else { command };
-        Some(Process { pid, uid, stat: tail.split_whitespace().map(str::to_owned).collect(), name, command })
+        let status = std::fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
+        let locked = status.lines().any(|line| line.strip_prefix("VmLck:").is_some_and(|size| size.trim() != "0 kB"));
+        Some(Process { pid, uid, locked, stat: tail.split_whitespace().map(str::to_owned).collect(), name, command })
     }
 
     /// Field `number` of proc(5), counted from 1; the third is the first after the name.
@@ -169,17 +212,35 @@ impl Process {
         self.stat.get(number - 3).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
+    /// The state, and in ps's order: priority, locked pages, leader of a session, threads, in the foreground of its terminal.
+    fn state_flags(&self) -> String {
+        let nice = self.field(19);
+        let mut text = self.stat.first().cloned().unwrap_or_default();
+        for (holds, flag) in [
+            (nice < 0, '<'),
+            (nice > 0, 'N'),
+            (self.locked, 'L'),
+            (self.field(6) == i64::from(self.pid), 's'),
+            (self.field(20) > 1, 'l'),
+            (self.field(8) == self.field(5), '+'),
+        ] {
+            text.extend(holds.then_some(flag));
+        }
+        text
+    }
+
     fn show(&self, column: Column, host: &Host) -> String {
         let ticks = self.field(14) + self.field(15);
-        let elapsed = (host.uptime - self.field(22) / host.ticks_per_second).max(1);
-        let percent = ticks as f64 * 100.0 / host.ticks_per_second as f64 / elapsed as f64;
+        let seconds = |ticks: i64| ticks as f64 / host.ticks_per_second as f64;
+        let elapsed = host.uptime - seconds(self.field(22));
+        let percent = if elapsed > 0.0 { seconds(ticks) * 100.0 / elapsed } else { 0.0 };
         match column {
             Column::User => host.users.get(&self.uid).cloned().unwrap_or_else(|| self.uid.to_string()),
             Column::Uid => self.uid.to_string(),
             Column::Pid => self.pid.to_string(),
             Column::ParentPid => self.field(4).to_string(),
             Column::CpuPercent => format!("{percent:.1}"),
-            Column::CpuShort => format!("{percent:.0}"),
+            Column::CpuShort => format!("{:.0}", percent.floor()),
             Column::MemoryPercent => format!("{:.1}", (self.field(24) * 4) as f64 * 100.0 / host.memory_kib as f64),
             Column::VirtualSize => (self.field(23) / 1024).to_string(),
             Column::ResidentSize => (self.field(24) * 4).to_string(),
@@ -189,15 +250,21 @@ impl Process {
                 tty => format!("tty{}", tty & 0xff),
             },
             Column::State => self.stat.first().cloned().unwrap_or_default(),
+            Column::StateFlags => self.state_flags(),
             Column::StartTime => {
-                let start = host.boot + self.field(22) / host.ticks_per_second;
-                jiff::Timestamp::from_second(start)
-                    .map(|at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M").to_string())
-                    .unwrap_or_default()
+                let zone = jiff::tz::TimeZone::system();
+                let zoned = |at: jiff::Timestamp| at.to_zoned(zone.clone());
+                let start = jiff::Timestamp::from_second(host.boot + self.field(22) / host.ticks_per_second);
+                start.map(|start| start_time(&zoned(start), &zoned(jiff::Timestamp::now()))).unwrap_or_default()
             }
             Column::CpuTime => {
                 let seconds = ticks / host.ticks_per_second;
-                format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+                let days = if seconds < 86_400 { String::new() } else { format!("{}-", seconds / 86_400) };
+                format!("{days}{:02}:{:02}:{:02}", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60)
+            }
+            Column::CpuMinutes => {
+                let seconds = ticks / host.ticks_per_second;
+                format!("{}:{:02}", seconds / 60, seconds % 60)
             }
             Column::Command => self.command.clone(),
             Column::Name => self.name.clone(),
@@ -207,10 +274,20 @@ impl Process {
     }
 }
 
+/// The time of day, the day or the year, whichever tells.
+fn start_time(start: &jiff::Zoned, now: &jiff::Zoned) -> String {
+    let format = match () {
+        () if start.year() != now.year() => "%Y",
+        () if start.date() != now.date() => "%b%d",
+        () => "%H:%M",
+    };
+    start.strftime(format).to_string()
+}
+
 /// What the rows need to know of the host.
 struct Host {
     users: HashMap<u32, String>,
-    uptime: i64,
+    uptime: f64,
     boot: i64,
     memory_kib: i64,
     ticks_per_second: i64,
@@ -227,7 +304,7 @@ impl Host {
                 Some((fields.nth(1)?.parse().ok()?, name))
             })
             .collect();
-        let uptime = text("/proc/uptime").split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+        let uptime = text("/proc/uptime").split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(1.0);
         let boot = text("/proc/stat").lines().find_map(|line| line.strip_prefix("btime ")?.parse().ok()).unwrap_or(0);
         let memory = text("/proc/meminfo");
         let memory_kib =
@@ -278,8 +355,36 @@ mod tests {
         assert_eq!(titles("-o pid,comm=NAME"), ["PID", "NAME"]);
         assert_eq!(titles("-o pid,args,cmd,command"), ["PID", "COMMAND", "CMD", "COMMAND"]);
         assert_eq!(titles("o pid -o user"), ["PID", "USER"]);
-        for bad in ["-o comm", "-o nosuch,pid", "--wat"] {
+        assert_eq!(titles("-eo pid,stat,s,time"), ["PID", "STAT", "S", "TIME"]);
+        assert_eq!(titles("axo pid,start_time"), ["PID", "START"]);
+        assert_eq!(titles("auxww"), titles("aux"));
+        assert_eq!(titles("-e -f"), titles(""));
+        assert_eq!(titles("-e"), ["PID", "TTY", "TIME", "CMD"]);
+        assert_eq!(titles("ax"), ["PID", "TTY", "STAT", "TIME", "COMMAND"]);
+        for bad in ["-o comm", "-o nosuch,pid", "--wat", "-ef --sort=-pid", "-l", "-", "aux -f"] {
             assert!(columns(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn states_and_times_as_ps_writes_them() {
+        let process = |stat: &str, locked| {
+            let stat = stat.split_whitespace().map(str::to_owned).collect();
+            Process { pid: 7, uid: 0, stat, name: "x".into(), command: "x".into(), locked }
+        };
+        // From the third field on: state, parent, group, session, terminal, its foreground group, … 14 and 15 the ticks,
+        // 19 nice, 20 threads.
+        let busy = process("R 1 7 7 34816 7 0 0 0 0 0 366000 100 0 0 20 5 2 0 100", true);
+        assert_eq!(busy.state_flags(), "RNLsl+");
+        assert_eq!(process("S 1 3 3 0 -1 0 0 0 0 0 0 0 0 0 20 -5 1 0 100", false).state_flags(), "S<");
+        let host = Host { users: HashMap::new(), uptime: 10_001.0, boot: 0, memory_kib: 1, ticks_per_second: 100 };
+        let show = |column| busy.show(column, &host);
+        assert_eq!((show(Column::CpuMinutes), show(Column::CpuTime)), ("61:01".into(), "01:01:01".into()));
+        assert_eq!((show(Column::CpuPercent), show(Column::CpuShort)), ("36.6".into(), "36".into()));
+        let day = |text: &str| text.parse::<jiff::civil::DateTime>().unwrap().to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+        let now = day("2026-11-27T09:00:00");
+        for (start, text) in [("2026-11-27T08:01:00", "08:01"), ("2026-11-26T23:00:00", "Nov26"), ("2025-12-31T23:00:00", "2025")] {
+            assert_eq!(start_time(&day(start), &now), text);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What clients rely on beyond the words of the API: the wire as a raw client sees it. `docs/behaviours.md` is the list.
 
-use naru_e2e::{BOX, Daemon, PATIENCE, name, shared};
+use naru_e2e::{BOX, Daemon, PATIENCE, busybox_archive, name, shared};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -510,6 +510,7 @@ fn names_and_identifiers_find_their_objects() {
         (image.as_str(), 200),
         (hex, 200),
         (&hex[..12], 200),
+        (&format!("sha256:{}", &hex[..12]), 200),
         ("docker.io/library/box:1", 200),
         ("index.docker.io/library/box:1", 200),
         ("box", 404),
@@ -596,6 +597,9 @@ fn what_is_already_so_is_not_done_again() {
     made(daemon, &name, json!({}));
     assert_eq!(status(), "Created");
     daemon.ok(&["rm", &name]);
+    started(daemon, &name, json!({"Cmd": ["sh", "-c", "exit 4"], "HostConfig": {"RestartPolicy": {"Name": "always"}}}));
+    daemon.until("it waits", || status().starts_with("Restarting (4) "));
+    daemon.ok(&["rm", "-f", &name]);
     // Two prunes of a kind do not run at once.
     daemon.until("two meet", || {
         let filters = quoted(r#"{"label":["nosuch"]}"#);
@@ -751,4 +755,68 @@ fn a_client_that_sends_no_more_is_answered() {
         let answer = String::from_utf8(rest(stream)).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("ServerVersion"), "{turn}: {answer}");
     }
+}
+
+#[test]
+fn beginnings_of_identifiers_are_of_any_length_and_of_one_object() {
+    let daemon = Daemon::start();
+    let image = daemon.inspect(BOX)["Id"].as_str().unwrap()[7..].to_owned();
+    let status = |path: &str| daemon.api("GET", path, None);
+    for length in 1..5 {
+        assert_eq!(status(&format!("/images/{}/json", &image[..length])).0, 200, "{length}");
+        assert_eq!(status(&format!("/images/sha256:{}/json", &image[..length])).0, 200, "{length}");
+    }
+    // Of seventeen two begin with the same digit.
+    let shared_digit = |ids: &[String]| {
+        let first = |digit: char| ids.iter().filter(|id| id.starts_with(digit)).count();
+        "0123456789abcdef".chars().find(|digit| first(*digit) > 1).unwrap()
+    };
+    let images: Vec<String> = (0..17)
+        .map(|number| daemon.feed(&["import", "-c", &format!("ENV N={number}"), "-"], busybox_archive()).out[7..].to_owned())
+        .collect();
+    let digit = shared_digit(&images);
+    let (code, text) = status(&format!("/images/{digit}/json"));
+    assert!(code == 404 && text.contains("ambiguous"), "{text}");
+    // To a client it is a name then, that may be in a registry.
+    let (code, _) = daemon.api("POST", "/containers/create", Some(&json!({"Image": digit}).to_string()));
+    assert_eq!(code, 404);
+    let networks: Vec<String> = (0..17).map(|number| daemon.ok(&["network", "create", "--internal", &format!("net{number}")])).collect();
+    let (code, text) = status(&format!("/networks/{}", shared_digit(&networks)));
+    assert!(code == 400 && text.contains("is ambiguous"), "{text}");
+    let found = daemon.run(&["inspect", "no-such-object"]);
+    assert_eq!((found.code, found.out.trim()), (1, "[]"), "{found:?}");
+}
+
+#[test]
+fn processes_are_listed_as_ps_lists_them() {
+    let daemon = shared();
+    let name = name("top");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "sleep 1000 & renice -n 5 -p $! >&2; exec sleep 1000"]);
+    daemon.until("both are there", || {
+        let list = daemon.ok(&["top", &name, "-eo", "pid,stat,args"]);
+        list.contains(" SN ") && list.lines().filter(|line| line.ends_with("sleep 1000")).count() == 2
+    });
+    let table = |args: &str| -> (String, Vec<Vec<String>>) {
+        let (status, text) = daemon.api("GET", &format!("/containers/{name}/top?ps_args={}", quoted(args)), None);
+        assert_eq!(status, 200, "{text}");
+        let table: Value = serde_json::from_str(&text).unwrap();
+        let titles: Vec<String> = serde_json::from_value(table["Titles"].clone()).unwrap();
+        (titles.join(" "), serde_json::from_value(table["Processes"].clone()).unwrap())
+    };
+    let (titles, rows) = table("aux");
+    assert_eq!(titles, "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND");
+    let shown: Vec<String> = rows.iter().map(|row| [&row[0], &row[6], &row[7], &row[9], &row[10]].map(String::as_str).join(" ")).collect();
+    assert_eq!(shown, ["root ? Ss 0:00 sleep 1000", "root ? SN 0:00 sleep 1000"]);
+    let (titles, rows) = table("-eo pid,stat,s,time,ni,comm");
+    assert_eq!(titles, "PID STAT S TIME NI COMMAND");
+    assert_eq!(rows[1][1..], ["SN", "S", "00:00:00", "5", "sleep"]);
+    for (args, titles) in [
+        ("ax", "PID TTY STAT TIME COMMAND"),
+        ("-e", "PID TTY TIME CMD"),
+        ("auxww", "USER PID %CPU %MEM VSZ RSS TTY STAT START TIME COMMAND"),
+    ] {
+        assert_eq!(table(args).0, titles, "{args}");
+    }
+    assert!(daemon.fails(1, &["top", &name, "-ef", "--sort=-pid"]).contains("not supported"));
+    daemon.ok(&["rm", "-f", &name]);
 }
