@@ -162,12 +162,14 @@ impl Error {
     /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::NoSuchImage { .. } | Error::NoSuchSnapshot { .. } | Error::NoSuchPath { .. } | Error::NoSuchPlatform { .. } => {
-                ErrorKind::NotFound
-            }
-            Error::Conflict { .. } | Error::SnapshotExists { .. } => ErrorKind::Conflict,
+            // None is meant that clients could know: they go on to look for a name in a registry.
             Error::Ambiguous { .. }
-            | Error::Invalid { .. }
+            | Error::NoSuchImage { .. }
+            | Error::NoSuchSnapshot { .. }
+            | Error::NoSuchPath { .. }
+            | Error::NoSuchPlatform { .. } => ErrorKind::NotFound,
+            Error::Conflict { .. } | Error::SnapshotExists { .. } => ErrorKind::Conflict,
+            Error::Invalid { .. }
             | Error::Entry { .. }
             | Error::DigestMismatch { .. }
             | Error::BadPath { .. }

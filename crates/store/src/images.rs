@@ -170,7 +170,7 @@ fn chain_ids(layers: &[Digest]) -> Vec<Digest> {
 fn id_prefix(query: &str) -> Option<&str> {
     let digits = query.strip_prefix("sha256:").unwrap_or(query);
     let hex = digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    ((4..=64).contains(&digits.len()) && hex).then_some(digits)
+    ((1..=64).contains(&digits.len()) && hex).then_some(digits)
 }
 
 fn conflict(query: &str, force: &str, reason: String) -> Error {
