@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsFd + Unpin> Lenient<S> {
 }
 
 /// Whether the other end has closed both directions, as far as the kernel knows: of a connection to another host it does not.
-fn has_gone(stream: BorrowedFd<'_>) -> bool {
+pub fn has_gone(stream: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(stream, PollFlags::empty())];
     poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }

@@ -1,13 +1,16 @@
 //! Sockets: where clients come in, and how a connection is served.
 
 use crate::config::{Address, Config};
-use crate::lenient::{End, Lenient};
+use crate::lenient::{self, End, Lenient};
 use crate::{App, DaemonError, docker};
+use http::{Method, Request, Uri};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::AddressFamily;
 use std::convert::Infallible;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -150,9 +153,13 @@ fn inherited() -> Result<Vec<Listener>, DaemonError> {
     (3..3 + count)
         .map(|number| {
             let socket = naru_sys::process::claim_fd(number).ok_or_else(|| refused("a passed descriptor is not open"))?;
-            let listener = std::os::unix::net::UnixListener::from(socket);
-            listener.set_nonblocking(true).map_err(|error| refused(&error.to_string()))?;
-            UnixListener::from_std(listener).map(Listener::Unix).map_err(|error| refused(&error.to_string()))
+            let failed = |error: std::io::Error| refused(&error.to_string());
+            rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| failed(errno.into()))?;
+            match rustix::net::sockopt::socket_domain(&socket) {
+                Ok(AddressFamily::UNIX) => UnixListener::from_std(socket.into()).map(Listener::Unix).map_err(failed),
+                Ok(AddressFamily::INET | AddressFamily::INET6) => TcpListener::from_std(socket.into()).map(Listener::Tcp).map_err(failed),
+                _ => Err(refused("a passed descriptor is no socket of a known kind")),
+            }
         })
         .collect()
 }
@@ -194,10 +201,32 @@ async fn accept(app: Arc<App>, listener: Listener) {
     }
 }
 
+/// A request that is worked on.
+struct Asked {
+    socket: Arc<OwnedFd>,
+    method: Method,
+    uri: Uri,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if lenient::has_gone(self.socket.as_fd()) {
+            // Docker's status for it, which nobody is there to get.
+            tracing::debug!(method = %self.method, path = self.uri.path(), status = 499, "the client went before its answer");
+        }
+    }
+}
+
 async fn connection(app: Arc<App>, stream: impl AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static) {
-    let service = service_fn(move |request| {
+    // Only who debugs is told of clients that do not wait.
+    let watched = tracing::enabled!(tracing::Level::DEBUG).then(|| stream.as_fd().try_clone_to_owned().ok()).flatten().map(Arc::new);
+    let service = service_fn(move |request: Request<Incoming>| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, Infallible>(docker::answer(app, request).await) }
+        let asked = watched.clone().map(|socket| Asked { socket, method: request.method().clone(), uri: request.uri().clone() });
+        async move {
+            let _asked = asked;
+            Ok::<_, Infallible>(docker::answer(app, request).await)
+        }
     });
     let (end, ended) = oneshot::channel();
     let served = hyper::server::conn::http1::Builder::new()

@@ -32,5 +32,6 @@ mod security;
 mod selinux;
 mod shortcuts;
 mod survival;
+mod sockets;
 mod travel;
 mod wires;
