@@ -263,3 +263,32 @@ fn a_commit_tells_of_the_image_it_made() {
     daemon.ok(&["rm", &name]);
     daemon.ok(&["rmi", &image]);
 }
+
+#[test]
+fn checks_of_every_type_are_taken_as_they_are_meant() {
+    let daemon = shared();
+    let create = |test: Value| {
+        let name = name("check");
+        let check = serde_json::json!({"Test": test, "Interval": 100_000_000, "Retries": 1});
+        let body = serde_json::json!({"Image": BOX, "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL", "Healthcheck": check}).to_string();
+        let (status, text) = daemon.api("POST", &format!("/containers/create?name={name}"), Some(&body));
+        (name, status, text)
+    };
+    // Without a program Docker's engine falls over it.
+    let (_, status, text) = create(serde_json::json!(["CMD"]));
+    assert!(status == 400 && text.contains("a health check of the type CMD needs a command"), "{text}");
+    for (test, health, warned) in [
+        (serde_json::json!(["NONE", "x"]), Value::Null, false),
+        (serde_json::json!(["WHAT", "true"]), Value::Null, true),
+        (serde_json::json!(["CMD-SHELL", "[ $0 = b ]", "b"]), "healthy".into(), false),
+        (serde_json::json!(["CMD-SHELL"]), "unhealthy".into(), false),
+        (serde_json::json!(["CMD", ""]), "unhealthy".into(), false),
+    ] {
+        let (name, status, text) = create(test.clone());
+        assert!(status == 201 && text.contains("Unknown healthcheck type 'WHAT'") == warned, "{test}: {text}");
+        daemon.ok(&["start", &name]);
+        daemon.until("the check has run", || daemon.inspect(&name)["State"]["Health"]["Status"] == health);
+        assert_eq!(daemon.inspect(&name)["Config"]["Healthcheck"]["Test"], test);
+        daemon.ok(&["rm", "-f", &name]);
+    }
+}

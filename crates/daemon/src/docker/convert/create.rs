@@ -50,6 +50,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     let mut network = network::spec(app.engine.networks(), &config, &host, &networking)?;
     settle_network_mode(app, &mut network.mode, &mut host);
     warnings.extend(network::warnings(&network.mode, &config, &host, &networking));
+    warnings.extend(host::health_warning(config.healthcheck.as_ref()));
     let process = process(&config, &host)?;
     let ipc = host::ipc(&host.ipc_mode)?;
     let uts = host::namespace(&host.uts_mode, "UTS", false)?;

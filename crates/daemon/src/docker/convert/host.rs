@@ -247,6 +247,14 @@ pub fn log(wire: &LogConfig, labels: &BTreeMap<String, String>, env: &[String], 
     Ok(LogSpec::JsonFile { max_size, max_files, compress, attrs, options })
 }
 
+/// A test of a type that there is not: the container has no health check then, in Docker without a word.
+pub fn health_warning(wire: Option<&HealthConfig>) -> Option<String> {
+    let kind = wire?.test.as_deref()?.first()?;
+    let is_known = matches!(kind.as_str(), "NONE" | "CMD" | "CMD-SHELL");
+    (!is_known)
+        .then(|| format!("Unknown healthcheck type '{kind}' (expected 'CMD', 'CMD-SHELL' or 'NONE'): the container has no health check"))
+}
+
 /// The health check, with Docker's defaults; none for `["NONE"]`.
 pub fn health(wire: Option<&HealthConfig>, shell: Option<&Vec<String>>) -> Result<Option<HealthSpec>> {
     let Some(wire) = wire else { return Ok(None) };
@@ -263,13 +271,16 @@ pub fn health(wire: Option<&HealthConfig>, shell: Option<&Vec<String>>) -> Resul
     }
     let test = match test {
         [] => return Ok(None),
-        [none] if none == "NONE" => return Ok(None),
-        [kind, args @ ..] if kind == "CMD" && !args.is_empty() => HealthTest::Exec(args.to_vec()),
-        [kind, line] if kind == "CMD-SHELL" => match shell.filter(|shell| !shell.is_empty()) {
-            Some(shell) => HealthTest::Exec(shell.iter().cloned().chain([line.clone()]).collect()),
-            None => HealthTest::Shell(line.clone()),
+        [kind] if kind == "CMD" => return Err(bad("a health check of the type CMD needs a command")),
+        [kind, args @ ..] if kind == "CMD" => HealthTest::Exec(args.to_vec()),
+        // The shell makes of them what it will, also of none.
+        [kind, args @ ..] if kind == "CMD-SHELL" => match (shell.filter(|shell| !shell.is_empty()), args) {
+            (None, [line]) => HealthTest::Shell(line.clone()),
+            (None, args) => HealthTest::Exec(["/bin/sh".to_owned(), "-c".to_owned()].into_iter().chain(args.iter().cloned()).collect()),
+            (Some(shell), args) => HealthTest::Exec(shell.iter().chain(args).cloned().collect()),
         },
-        [kind, ..] => return Err(bad(format!("Unknown healthcheck type '{kind}' (expected 'CMD') in the test"))),
+        // `NONE`, or what [`health_warning`] tells of.
+        [_, ..] => return Ok(None),
     };
     let or = |value: i64, default: u64| match u64::try_from(value) {
         Ok(0) | Err(_) => Duration::from_secs(default),
@@ -426,7 +437,19 @@ mod tests {
         let spec = health(Some(&wire), None).unwrap().unwrap();
         assert_eq!((spec.interval.as_secs(), spec.retries, spec.start_interval.as_secs()), (30, 3, 5));
         assert_eq!(health(Some(&HealthConfig { test: Some(vec!["NONE".into()]), ..HealthConfig::default() }), None).unwrap(), None);
-        assert!(health(Some(&HealthConfig { test: Some(vec!["x".into()]), ..HealthConfig::default() }), None).is_err());
+        let of = |test: &[&str], shell: Option<&[&str]>| {
+            let strings = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+            let wire = HealthConfig { test: Some(strings(test)), ..HealthConfig::default() };
+            let told = health_warning(Some(&wire)).is_some();
+            (health(Some(&wire), shell.map(strings).as_ref()).map(|spec| spec.map(|spec| spec.test)).map_err(|error| error.message), told)
+        };
+        let exec = |words: &[&str]| (Ok(Some(HealthTest::Exec(words.iter().map(|word| (*word).to_owned()).collect()))), false);
+        assert_eq!(of(&["x", "y"], None), (Ok(None), true));
+        assert_eq!(of(&["NONE", "x"], None), (Ok(None), false));
+        assert_eq!(of(&["CMD"], None).0, Err("a health check of the type CMD needs a command".to_owned()));
+        assert_eq!(of(&["CMD-SHELL"], None), exec(&["/bin/sh", "-c"]));
+        assert_eq!(of(&["CMD-SHELL", "a", "b"], None), exec(&["/bin/sh", "-c", "a", "b"]));
+        assert_eq!(of(&["CMD-SHELL", "a"], Some(&["ash", "-xc"])), exec(&["ash", "-xc", "a"]));
         assert!(health(Some(&HealthConfig { interval: 5, ..wire }), None).is_err());
     }
 
