@@ -8,6 +8,7 @@ use crate::oci;
 use crate::phase::Phase;
 use naru_runtime::monitor::{ExecRequest, Request, Response};
 use naru_runtime::spec::{ConsoleSize, Process};
+use naru_runtime::user::ResolvedUser;
 use naru_types::{ContainerId, Signal};
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -233,6 +234,32 @@ fn exec_failure_code(text: &str) -> i32 {
     if text.contains("permission denied") || text.contains("is a directory") { CANNOT_RUN } else { 127 }
 }
 
+fn live_pid(view: &View) -> Result<i32> {
+    view.state.pid().ok_or_else(|| EngineError::conflict(format!("container {} is not running", view.id)))
+}
+
+/// Who a user is by the files of the container whose process is `pid`. Blocks.
+fn identity(pid: i32, user: &str, groups: &[String]) -> Result<ResolvedUser> {
+    let path = format!("/proc/{pid}/root");
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(|errno| EngineError::io("open", &path)(errno.into()))?;
+    Ok(naru_runtime::user::resolve(std::os::fd::AsFd::as_fd(&root), user, groups)?)
+}
+
+/// Refuses an exec as somebody the container does not know: its client asks for it when it makes it, as it does of Docker.
+pub(crate) async fn check_user(container: &Container, name: &str, user: &str) -> Result<()> {
+    let view = container.view();
+    require_running(&view, name)?;
+    let (pid, user) = (live_pid(&view)?, user.to_owned());
+    let job = tokio::task::spawn_blocking(move || identity(pid, &user, &[]));
+    let found = job.await.map_err(|_| EngineError::Gone("the thread that looked a user up"))?;
+    found.map(drop).map_err(|error| match error {
+        // The container is there: who is not found in it is no missing object to a client.
+        EngineError::Runtime(error) => EngineError::invalid(error.to_string()),
+        error => error,
+    })
+}
+
 /// The process of an exec: the container's own, changed by what the exec asks for.
 async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process> {
     // A linked container that is gone has no variables any more.
@@ -240,15 +267,10 @@ async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process
     let linked: Vec<String> = links.iter().flat_map(|link| link.environment()).collect();
     let spec = Arc::clone(&view.spec);
     let exec = exec.clone();
-    let pid = view.state.pid().ok_or_else(|| EngineError::conflict(format!("container {} is not running", view.id)))?;
+    let pid = live_pid(view)?;
     // Files of the image are read: not on an async thread.
     let job = move || -> Result<Process> {
-        let path = format!("/proc/{pid}/root");
-        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let root =
-            rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(|errno| EngineError::io("open", &path)(errno.into()))?;
-        let user = exec.user.as_deref().filter(|user| !user.is_empty()).unwrap_or(&spec.process.user);
-        let identity = naru_runtime::user::resolve(std::os::fd::AsFd::as_fd(&root), user, &spec.process.groups)?;
+        let identity = identity(pid, exec.user.as_deref().unwrap_or(&spec.process.user), &spec.process.groups)?;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let mut order = Vec::new();
         for entry in linked.into_iter().chain(oci::base_env(&spec, view_hostname(&spec), exec.tty)).chain(exec.env.iter().cloned()) {

@@ -236,11 +236,15 @@ impl Engine {
     }
 
     /// Makes an exec in a running container.
-    pub fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
+    pub async fn exec_create(&self, reference: &str, spec: ExecSpec) -> Result<Arc<Exec>> {
         if spec.args.first().is_none_or(String::is_empty) {
             return Err(EngineError::invalid("No exec command specified"));
         }
-        exec::create(&self.0, &*self.find(reference)?, reference, spec)
+        let container = self.find(reference)?;
+        if let Some(user) = &spec.user {
+            exec::check_user(&container, reference, user).await?;
+        }
+        exec::create(&self.0, &container, reference, spec)
     }
 
     /// The exec of that id.

@@ -38,7 +38,7 @@ pub async fn create(call: Call, id: &str) -> Result<Response> {
         detach_keys: request.detach_keys,
         console_size: if version >= ApiVersion::new(1, 42) { size(request.console_size) } else { None },
     };
-    let exec = app.engine.exec_create(id, spec)?;
+    let exec = app.engine.exec_create(id, spec).await?;
     Ok(body::json(StatusCode::CREATED, &models::IdResponse { id: exec.id.clone() }))
 }
 

@@ -106,8 +106,17 @@ fn exec_runs_beside_the_first_process() {
     assert_eq!(daemon.ok(&["exec", "-w", "/etc", &name, "pwd"]), "/etc");
     assert_eq!(daemon.run(&["exec", &name, "sh", "-c", "exit 9"]).code, 9);
     assert_eq!(daemon.run(&["exec", &name, "nosuch"]).code, 127);
-    for user in ["nobody-here", "4294967296"] {
-        assert_eq!(daemon.run(&["exec", "-u", user, &name, "true"]).code, 126, "{user}");
+    // Nobody is no exec: it is refused when it is made.
+    for (user, words) in [
+        ("nobody-here", "unable to find user nobody-here: no matching entries in passwd file"),
+        ("0:nobody-here", "unable to find group nobody-here: no matching entries in group file"),
+        ("4294967296", "uids and gids must be in range 0-2147483647"),
+    ] {
+        assert!(daemon.fails(1, &["exec", "-u", user, &name, "true"]).contains(words), "{user}");
+        assert!(daemon.fails(1, &["exec", "-d", "-u", user, &name, "true"]).contains(words), "{user}");
+        let body = format!(r#"{{"Cmd":["true"],"User":"{user}"}}"#);
+        let (status, text) = daemon.api("POST", &format!("/containers/{name}/exec"), Some(&body));
+        assert!(status == 400 && text.contains(words), "{user}: {status} {text}");
     }
     let echoed = daemon.feed(&["exec", "-i", &name, "cat"], b"piped");
     assert_eq!((echoed.code, echoed.out.as_str()), (0, "piped"));
