@@ -95,6 +95,7 @@ pub(crate) enum Command {
         force: bool,
         reply: Reply<()>,
     },
+    Unlink(String, Reply<()>),
     Rename(Name, Reply<()>),
     Update(Box<dyn FnOnce(&mut ContainerSpec) + Send>, Reply<()>),
     Remove {
@@ -190,6 +191,11 @@ impl Container {
 
     pub(crate) async fn disconnect(&self, network: Arc<Entry>, force: bool) -> Result<()> {
         self.ask(|reply| Command::Disconnect { network, force, reply }).await
+    }
+
+    pub(crate) async fn unlink(&self, alias: &str) -> Result<()> {
+        let alias = alias.to_owned();
+        self.ask(|reply| Command::Unlink(alias, reply)).await
     }
 
     pub(crate) async fn rename(&self, name: Name) -> Result<()> {
@@ -403,6 +409,10 @@ impl Actor {
             }
             Command::Disconnect { network, force, reply } => {
                 let result = self.disconnect(&network, force).await;
+                reply.send(result).ok();
+            }
+            Command::Unlink(alias, reply) => {
+                let result = self.unlink(&alias).await;
                 reply.send(result).ok();
             }
             Command::Rename(name, reply) => {

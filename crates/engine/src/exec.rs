@@ -263,8 +263,8 @@ pub(crate) async fn check_user(container: &Container, name: &str, user: &str) ->
 /// The process of an exec: the container's own, changed by what the exec asks for.
 async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process> {
     // A linked container that is gone has no variables any more.
-    let links = crate::network::linked(engine, &view.spec).unwrap_or_default();
-    let linked: Vec<String> = links.iter().flat_map(|link| link.environment()).collect();
+    let linked: Vec<String> =
+        crate::network::linked(engine, &view.spec).filter_map(Result::ok).flat_map(|link| link.environment()).collect();
     let spec = Arc::clone(&view.spec);
     let exec = exec.clone();
     let pid = live_pid(view)?;

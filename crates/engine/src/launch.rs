@@ -246,6 +246,8 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)
         .map_err(|error| EngineError::Denied { text: error.to_string(), kind: naru_types::ErrorKind::Internal })?;
     let namespace = join_network(engine, view, &mut undo, &mut join)?;
+    // All of them must run now; later, names of those that do not are left out.
+    let links = crate::network::linked(engine, spec).collect::<Result<Vec<_>>>()?;
     let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
     label_files(spec, &engine_files)?;
     let facts = Facts {
@@ -255,7 +257,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
         sources,
         engine_files,
         devices,
-        links: crate::network::linked(engine, spec)?.iter().flat_map(|link| link.environment()).collect(),
+        links: links.iter().flat_map(|link| link.environment()).collect(),
         sysctls: undo.place.sysctls(&spec.network)?,
         cgroup,
     };

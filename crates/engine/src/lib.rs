@@ -126,6 +126,12 @@ struct Registry {
     by_name: HashMap<String, ContainerId>,
 }
 
+impl Registry {
+    fn named(&self, name: &str) -> Option<Arc<Container>> {
+        self.by_name.get(name).and_then(|id| self.by_id.get(id)).cloned()
+    }
+}
+
 /// The door to the engine; cheap to clone.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -193,7 +199,7 @@ impl Engine {
     pub async fn create(&self, mut spec: ContainerSpec, to_start: bool) -> Result<Created> {
         let inner = &self.0;
         for link in &mut spec.network.links {
-            let (reference, alias) = link.split_once(':').unwrap_or((link, link));
+            let (reference, alias) = split_link(link);
             // Not a "not found": clients would take that for the image's.
             let linked =
                 inner.find(reference).map_err(|error| EngineError::invalid(format!("could not get container for {reference}: {error}")))?;
@@ -220,6 +226,31 @@ impl Engine {
         let mut views: Vec<Arc<View>> = self.0.registry().by_id.values().map(|container| container.view()).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.created));
         views
+    }
+
+    /// The names that containers have by the links of others, as `owner/alias`.
+    pub fn linked_names(&self) -> BTreeMap<ContainerId, Vec<String>> {
+        let mut names: BTreeMap<ContainerId, Vec<String>> = BTreeMap::new();
+        for view in self.containers() {
+            for (reference, alias) in view.spec.network.links.iter().map(|link| split_link(link)) {
+                if let Ok(target) = self.find(reference) {
+                    names.entry(target.id.clone()).or_default().push(format!("{}/{alias}", view.name));
+                }
+            }
+        }
+        names.values_mut().for_each(|list| list.sort());
+        names
+    }
+
+    /// Takes a link off the container that has it; it is named `owner/alias`.
+    pub async fn unlink(&self, reference: &str) -> Result<()> {
+        let name = reference.strip_prefix('/').unwrap_or(reference);
+        let Some((owner, alias)) = name.split_once('/') else {
+            self.find(name)?;
+            return Err(EngineError::conflict("Conflict, cannot remove the default link name of the container"));
+        };
+        let owner = self.find(owner).map_err(|_| EngineError::NoSuchContainer(name.to_owned()))?;
+        owner.unlink(alias).await
     }
 
     /// Gives a container another name.
@@ -394,6 +425,12 @@ impl Engine {
     }
 }
 
+/// `container:alias`, or the name alone for both.
+pub fn split_link(link: &str) -> (&str, &str) {
+    let (reference, alias) = link.split_once(':').unwrap_or((link, link));
+    (reference.trim_start_matches('/'), alias.trim_start_matches('/'))
+}
+
 fn invalid_name(name: &str) -> EngineError {
     EngineError::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"))
 }
@@ -424,14 +461,26 @@ impl Inner {
     }
 
     pub(crate) fn find(&self, reference: &str) -> Result<Arc<Container>> {
+        let Some((owner, alias)) = reference.strip_prefix('/').unwrap_or(reference).split_once('/') else {
+            return self.find_own(reference);
+        };
+        // Another one's name for it.
+        let missing = || EngineError::NoSuchContainer(reference.to_owned());
+        let owner = self.registry().named(owner).ok_or_else(missing)?.view();
+        let link = owner.spec.network.links.iter().map(|link| split_link(link)).find(|(_, known)| *known == alias);
+        self.find_own(link.ok_or_else(missing)?.0).map_err(|_| missing())
+    }
+
+    /// The container of that id, name of its own, or unique id prefix.
+    fn find_own(&self, reference: &str) -> Result<Arc<Container>> {
         let missing = || EngineError::NoSuchContainer(reference.to_owned());
         let name = reference.strip_prefix('/').unwrap_or(reference);
         let registry = self.registry();
         if let Some(container) = reference.parse::<ContainerId>().ok().and_then(|id| registry.by_id.get(&id)) {
             return Ok(Arc::clone(container));
         }
-        if let Some(container) = registry.by_name.get(name).and_then(|id| registry.by_id.get(id)) {
-            return Ok(Arc::clone(container));
+        if let Some(container) = registry.named(name) {
+            return Ok(container);
         }
         if reference.is_empty() || !reference.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(missing());

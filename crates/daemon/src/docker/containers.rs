@@ -236,7 +236,8 @@ pub fn export(call: &Call, id: &str) -> Result<Response> {
 /// `DELETE /containers/{id}`.
 pub async fn remove(call: &Call, id: &str) -> Result<Response> {
     if call.query.boolean("link") {
-        return Err(ApiError::unsupported("legacy links are not built into this version"));
+        call.app.engine.unlink(id).await?;
+        return Ok(no_content());
     }
     let container = call.app.engine.find(id)?;
     container.remove(call.query.boolean("force"), call.query.boolean("v")).await?;

@@ -84,10 +84,9 @@ fn graph_driver(app: &App, view: &View) -> models::GraphDriver {
 /// The links of the default bridge, as `/container:/own/alias`; elsewhere they are the endpoint's.
 fn links(app: &App, view: &View) -> Option<Vec<String>> {
     let one = |link: &String| {
-        let (container, alias) = link.split_once(':').unwrap_or((link, link));
-        let container = container.trim_start_matches('/');
+        let (container, alias) = naru_engine::split_link(link);
         let name = app.engine.find(container).map_or_else(|_| container.to_owned(), |found| found.view().name.clone());
-        format!("/{name}:/{}/{}", view.name, alias.trim_start_matches('/'))
+        format!("/{name}:/{}/{alias}", view.name)
     };
     Some(view.spec.network.links.iter().map(one).collect::<Vec<_>>()).filter(|links| !links.is_empty())
 }

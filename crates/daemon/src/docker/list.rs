@@ -11,6 +11,8 @@ use naru_engine::container::View;
 use naru_engine::health::HealthStatus;
 use naru_engine::phase::Phase;
 use naru_engine::spec::{MountSource, NetworkMode};
+use naru_types::ContainerId;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const FILTERS: [&str; 15] = [
@@ -38,6 +40,7 @@ pub async fn containers(call: &Call) -> Result<Response> {
     let limit: i64 = call.number("limit")?.unwrap_or(0);
     let selection = Selection::new(&call.app, filters).await?;
     let all = call.query.boolean("all") || limit > 0 || selection.wants_stopped();
+    let linked = call.app.engine.linked_names();
     let mut rows = Vec::new();
     for view in call.app.engine.containers() {
         if limit > 0 && rows.len() as i64 >= limit {
@@ -45,7 +48,7 @@ pub async fn containers(call: &Call) -> Result<Response> {
         }
         let shown = all || view.state.is_running() || matches!(view.state.phase, Phase::Restarting(_));
         if shown && !view.removed && selection.takes(&view)? {
-            rows.push(summary(&call.app, &view));
+            rows.push(summary(&call.app, &view, &linked));
         }
     }
     if call.query.boolean("size") {
@@ -207,13 +210,13 @@ fn image_name(app: &App, view: &View) -> String {
     }
 }
 
-/// A row of the list.
-pub fn summary(app: &App, view: &Arc<View>) -> models::ContainerSummary {
+/// A row of the list; `linked` are the names that containers have by the links of others.
+pub fn summary(app: &App, view: &Arc<View>, linked: &BTreeMap<ContainerId, Vec<String>>) -> models::ContainerSummary {
     let spec = &view.spec;
     let settings = networks::settings(app, view);
     models::ContainerSummary {
         id: view.id.to_string(),
-        names: vec![format!("/{}", view.name)],
+        names: [&view.name].into_iter().chain(linked.get(&view.id).into_iter().flatten()).map(|name| format!("/{name}")).collect(),
         image: image_name(app, view),
         image_id: spec.image.as_ref().map(ToString::to_string).unwrap_or_default(),
         command: command(view),

@@ -265,8 +265,9 @@ pub async fn disk_usage(call: &Call) -> Result<Response> {
     }
     if wants("container") {
         let mut rows = Vec::new();
+        let linked = app.engine.linked_names();
         for view in app.engine.containers() {
-            let mut row = list::summary(app, &view);
+            let mut row = list::summary(app, &view, &linked);
             let id = view.id.clone();
             // A container that goes away meanwhile has no size.
             if let (Ok(sizes), Ok(on_disk)) =

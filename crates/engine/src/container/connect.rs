@@ -83,6 +83,24 @@ impl Actor {
     async fn turn_none(&mut self, none: &Entry, action: &str) -> Result<()> {
         let mut changed = (*self.view.spec).clone();
         changed.network.none_changed = !changed.network.none_changed;
+    /// Forgets a container of the default bridge that it knows by another name.
+    pub(super) async fn unlink(&mut self, alias: &str) -> Result<()> {
+        let mut changed = (*self.view.spec).clone();
+        let links = &mut changed.network.links;
+        let before = links.len();
+        links.retain(|link| crate::split_link(link).1 != alias);
+        if links.len() == before {
+            return Err(EngineError::NoSuchContainer(format!("{}/{alias}", self.view.name)));
+        }
+        self.store_networks(changed).await?;
+        if !self.view.state.is_running() {
+            return Ok(());
+        }
+        let (engine, view, directory, place) = (Arc::clone(&self.engine), self.view.clone(), self.directory.clone(), self.place());
+        let job = move || engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&view), &place);
+        tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that tells containers names"))?
+    }
+
         self.store_networks(changed).await?;
         if self.view.state.is_running() {
             network::publish(self.engine.events(), none, action, Some(&self.view.id));

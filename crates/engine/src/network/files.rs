@@ -69,7 +69,7 @@ impl Networks {
             }
             return Ok(text);
         }
-        extra.extend(linked(engine, spec)?.into_iter().map(|link| link.host_entry()));
+        extra.extend(linked(engine, spec).filter_map(Result::ok).map(|link| link.host_entry()));
         // On the default bridge no resolver of ours knows the host.
         let named = |name: &str| extra.iter().any(|entry| entry.names.iter().any(|known| known == name));
         let host_names: Vec<String> = HOST_NAMES.iter().filter(|name| !named(name)).map(|name| (*name).to_owned()).collect();
@@ -146,12 +146,11 @@ impl Linked {
     }
 }
 
-/// The running containers that a container is linked to on the default bridge.
-pub(crate) fn linked(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<Linked>> {
-    let owner = spec.name.as_ref().map(|name| name.as_str().to_owned()).unwrap_or_default();
-    let mut list = Vec::new();
-    for link in &spec.network.links {
-        let (reference, alias) = link.split_once(':').unwrap_or((link, link));
+/// The containers that a container is linked to on the default bridge; each must run to be of use.
+pub(crate) fn linked<'a>(engine: &'a Inner, spec: &'a ContainerSpec) -> impl Iterator<Item = Result<Linked>> + 'a {
+    let owner = spec.name.as_ref().map(|name| name.as_str()).unwrap_or_default();
+    spec.network.links.iter().map(move |link| {
+        let (reference, alias) = crate::split_link(link);
         let gone = |_| EngineError::conflict(format!("Cannot link to a container that is gone: {reference} AS /{owner}/{alias}"));
         let other = engine.find(reference).map_err(gone)?.view();
         let place = other.run.as_ref().map(|run| &run.place);
@@ -159,15 +158,14 @@ pub(crate) fn linked(engine: &Inner, spec: &ContainerSpec) -> Result<Vec<Linked>
         let Some(address) = endpoint.and_then(|endpoint| endpoint.address(true)) else {
             return Err(EngineError::conflict(format!("Cannot link to a non running container: /{} AS /{owner}/{alias}", other.name)));
         };
-        list.push(Linked {
-            alias: alias.trim_start_matches('/').to_owned(),
+        Ok(Linked {
+            alias: alias.to_owned(),
             hostname: crate::launch::hostname(&other),
             name: other.name.clone(),
-            owner: owner.clone(),
+            owner: owner.to_owned(),
             address: address.address,
             exposed: other.spec.network.exposed.iter().map(|(port, protocol)| (*port, protocol.as_str())).collect(),
             env: other.spec.process.env.clone(),
-        });
-    }
-    Ok(list)
+        })
+    })
 }
