@@ -3,6 +3,7 @@
 //! The words are Docker's and OCI's; the shapes are Naru's own. Fronts (the Docker API, later others) build a
 //! [`ContainerSpec`] from their wire types.
 
+use jiff::Timestamp;
 use naru_runtime::spec::Resources;
 use naru_types::{Digest, Name, Signal};
 use serde::{Deserialize, Serialize};
@@ -375,6 +376,23 @@ pub struct Attachment {
     pub options: BTreeMap<String, String>,
     /// The network with the highest one leads out.
     pub gateway_priority: i64,
+    /// What was given, be it empty: clients are shown that again.
+    pub given: Given,
+    /// When it was connected, if that was while the container did not run.
+    pub connected: Option<Timestamp>,
+}
+
+/// Parts of an [`Attachment`] that a client has given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The addresses.
+    pub addresses: bool,
+    /// The aliases.
+    pub aliases: bool,
+    /// The links.
+    pub links: bool,
+    /// The options.
+    pub options: bool,
 }
 
 /// tcp, udp or sctp.

@@ -38,33 +38,37 @@ pub fn mac_text(mac: &[u8; 6]) -> String {
 
 /// The wishes of an attachment, and what came of them while the container runs.
 fn endpoint_settings(view: &View, attachment: &Attachment, id: String, endpoint: Option<&Endpoint>) -> models::EndpointSettings {
-    let list = |items: &[String]| (!items.is_empty()).then(|| items.to_vec());
+    let given = attachment.given;
+    let list = |items: &[String], given: bool| (given || !items.is_empty()).then(|| items.to_vec());
     let wished =
         |ipv4: bool| attachment.addresses.iter().find(|address| address.is_ipv4() == ipv4).map(ToString::to_string).unwrap_or_default();
     let mut settings = models::EndpointSettings {
-        ipam_config: (!attachment.addresses.is_empty() || !attachment.link_local.is_empty()).then(|| models::EndpointIpamConfig {
+        ipam_config: (given.addresses || !attachment.addresses.is_empty()).then(|| models::EndpointIpamConfig {
             ipv4_address: wished(true),
             ipv6_address: wished(false),
             link_local_ips: Some(attachment.link_local.iter().map(ToString::to_string).collect::<Vec<_>>()).filter(|list| !list.is_empty()),
         }),
-        links: list(&attachment.links),
-        aliases: list(&attachment.aliases),
+        links: list(&attachment.links, given.links),
+        aliases: list(&attachment.aliases, given.aliases),
         mac_address: attachment.mac.as_ref().map(mac_text).unwrap_or_default(),
-        driver_opts: (!attachment.options.is_empty()).then(|| attachment.options.clone()),
+        driver_opts: (given.options || !attachment.options.is_empty()).then(|| attachment.options.clone()),
         gw_priority: attachment.gateway_priority,
         network_id: id,
         ..models::EndpointSettings::default()
     };
     let Some(endpoint) = endpoint else {
-        // A container that never ran knows its network by name only; one that has stopped keeps its names there.
-        if matches!(view.state.phase, Phase::Created) {
-            settings.network_id.clear();
-        } else {
+        // A container that has not run on its network knows it by name only; one that has stopped keeps its names there, and
+        // one that was connected has them at once.
+        let is_named = settings.network_id != predefined_id("bridge") && view.spec.network.predefined().is_none();
+        let has_run = has_run_on(view, attachment);
+        if has_run {
             settings.mac_address.clear();
-            if settings.network_id != predefined_id("bridge") && view.spec.network.predefined().is_none() {
-                let names = std::iter::once(&view.name).chain(&attachment.aliases).cloned();
-                settings.dns_names = Some(names.chain([view.id.short().to_owned()]).collect());
-            }
+        } else {
+            settings.network_id.clear();
+        }
+        if is_named && (has_run || attachment.connected.is_some()) {
+            let names = std::iter::once(&view.name).chain(&attachment.aliases).cloned();
+            settings.dns_names = Some(names.chain([view.id.short().to_owned()]).collect());
         }
         return settings;
     };
@@ -85,9 +89,23 @@ fn endpoint_settings(view: &View, attachment: &Attachment, id: String, endpoint:
         settings.ipv6_gateway = text(*gateway);
     }
     if endpoint.network != predefined_id("bridge") {
-        settings.dns_names = list(&endpoint.names);
+        settings.dns_names = list(&endpoint.names, false);
     }
     settings
+}
+
+/// Whether a container that does not run has done so since it was connected.
+fn has_run_on(view: &View, attachment: &Attachment) -> bool {
+    let exit = match &view.state.phase {
+        Phase::Created => None,
+        Phase::Exited(exit) | Phase::Restarting(exit) => Some(exit),
+        Phase::Running { .. } | Phase::Removing => view.state.last_exit.as_ref(),
+    };
+    match (attachment.connected, exit) {
+        (Some(at), Some(exit)) => exit.started_at.is_some_and(|started| started > at),
+        (Some(_), None) => false,
+        (None, _) => view.state.phase != Phase::Created,
+    }
 }
 
 /// The network part of `inspect`.
@@ -134,9 +152,14 @@ pub fn settings(app: &App, view: &View) -> models::NetworkSettings {
     settings
 }
 
+/// Whether a container has ports to tell of: it runs, on a network through which the host would lead to them.
+fn has_ports(view: &View) -> bool {
+    view.state.is_running() && place(view).is_some_and(|place| place.endpoints.iter().any(|endpoint| endpoint.publishes))
+}
+
 fn port_map(view: &View, place: Option<&Place>) -> models::PortMap {
     let mut ports = BTreeMap::new();
-    if !view.state.is_running() {
+    if !has_ports(view) {
         return ports;
     }
     for (port, protocol) in &view.spec.network.exposed {
@@ -153,7 +176,7 @@ fn port_map(view: &View, place: Option<&Place>) -> models::PortMap {
 
 /// The ports column of `ps`.
 pub fn ports(view: &View) -> Vec<models::Port> {
-    if !view.state.is_running() {
+    if !has_ports(view) {
         return vec![];
     }
     let published: Vec<_> = place(view).into_iter().flat_map(|place| &place.ports).collect();

@@ -6,11 +6,12 @@ use crate::events::ObjectKind;
 use crate::launch;
 use crate::network::{self, Driver, Entry, Place};
 use crate::spec::{Attachment, ContainerSpec, MountSource, NetworkMode, NetworkSpec};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Actor {
-    pub(super) async fn connect(&mut self, network: &Arc<Entry>, attachment: Attachment) -> Result<()> {
+    pub(super) async fn connect(&mut self, network: &Arc<Entry>, mut attachment: Attachment) -> Result<()> {
         let spec = &self.view.spec.network;
         let name = &network.record.name;
         check_mode(spec, network.record.driver)?;
@@ -23,6 +24,9 @@ impl Actor {
             return Err(EngineError::Denied { text, kind: naru_types::ErrorKind::Forbidden });
         }
         network::endpoint::EndpointOptions::parse(&attachment.options).map_err(EngineError::invalid)?;
+        if !self.view.state.is_running() {
+            attachment.connected = Some(Timestamp::now());
+        }
         let mut changed = (*self.view.spec).clone();
         changed.network.attachments.push(attachment.clone());
         // What is asked for is stored first: the next start of a daemon that is killed here finishes it.
@@ -79,10 +83,6 @@ impl Actor {
         self.view.state.pid().is_none_or(|pid| std::fs::metadata(format!("/proc/{pid}/ns/net")).is_err())
     }
 
-    /// To `none` or off it, which is nothing but the word for it.
-    async fn turn_none(&mut self, none: &Entry, action: &str) -> Result<()> {
-        let mut changed = (*self.view.spec).clone();
-        changed.network.none_changed = !changed.network.none_changed;
     /// Forgets a container of the default bridge that it knows by another name.
     pub(super) async fn unlink(&mut self, alias: &str) -> Result<()> {
         let mut changed = (*self.view.spec).clone();
@@ -101,6 +101,10 @@ impl Actor {
         tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that tells containers names"))?
     }
 
+    /// To `none` or off it, which is nothing but the word for it.
+    async fn turn_none(&mut self, none: &Entry, action: &str) -> Result<()> {
+        let mut changed = (*self.view.spec).clone();
+        changed.network.none_changed = !changed.network.none_changed;
         self.store_networks(changed).await?;
         if self.view.state.is_running() {
             network::publish(self.engine.events(), none, action, Some(&self.view.id));

@@ -5,7 +5,7 @@ use super::host;
 use naru_api::models::{ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig};
 use naru_engine::network::Networks;
 use naru_engine::network::endpoint::EndpointOptions;
-use naru_engine::spec::{Attachment, NetworkMode, NetworkSpec};
+use naru_engine::spec::{Attachment, Given, NetworkMode, NetworkSpec};
 use std::net::IpAddr;
 
 fn bad(text: impl Into<String>) -> ApiError {
@@ -65,11 +65,11 @@ fn attachments(networks: &Networks, first: &str, config: &ContainerConfig, netwo
     let mut own = None;
     for (reference, settings) in networking.endpoints_config.iter().flatten() {
         let name = name_of(reference);
-        let settings = settings.clone().unwrap_or_default();
+        let settings = settings.as_ref().ok_or_else(|| bad(format!("invalid config for network {name}: EndpointsConfig is nil")))?;
         if name == "bridge" {
-            check_default_bridge(config, &settings)?;
+            check_default_bridge(config, settings)?;
         }
-        let attachment = attachment(&name, &settings).map_err(|error| of_network(&name, error))?;
+        let attachment = attachment(&name, settings).map_err(|error| of_network(&name, error))?;
         if let Ok(entry) = networks.find(&name) {
             let checked = entry.check_addresses(&attachment.addresses);
             checked.map_err(|error| of_network(&name, bad(error.to_string())))?;
@@ -137,6 +137,13 @@ pub fn attachment(network: &str, settings: &EndpointSettings) -> Result<Attachme
         mac: parse_mac(&settings.mac_address)?,
         options,
         gateway_priority: settings.gw_priority,
+        given: Given {
+            addresses: settings.ipam_config.is_some(),
+            aliases: settings.aliases.is_some(),
+            links: settings.links.is_some(),
+            options: settings.driver_opts.is_some(),
+        },
+        connected: None,
     })
 }
 

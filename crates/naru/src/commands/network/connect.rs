@@ -60,7 +60,12 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         mac: String::new(),
         priority: options.gw_priority.unwrap_or(0),
     };
-    let request = NetworkConnectRequest { container: options.args[1].clone(), endpoint_config: Some(attachment.endpoint()) };
+    let mut endpoint = attachment.endpoint();
+    // As docker's client sends them, and as `inspect` shows them after: empty, not absent.
+    endpoint.aliases.get_or_insert_default();
+    endpoint.driver_opts.get_or_insert_default();
+    endpoint.ipam_config.get_or_insert_default();
+    let request = NetworkConnectRequest { container: options.args[1].clone(), endpoint_config: Some(endpoint) };
     cx.client()?.network_connect(&attachment.target, &request).await?;
     Ok(0)
 }
