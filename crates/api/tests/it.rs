@@ -151,3 +151,28 @@ fn nobody_there_is_said_plainly() {
     let error = block_on(client.ping()).unwrap_err();
     assert_eq!(error.to_string(), "Cannot connect to the Docker daemon at unix:///nonexistent/engine.sock. Is the docker daemon running?");
 }
+
+#[test]
+fn only_an_upgrade_is_taken_for_one() {
+    use naru_api::{ApiVersion, Client, client::Endpoint};
+    let (path, server, _folder) =
+        serve(vec![b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\nContent-Length: 2\r\n\r\nhi"]);
+    block_on(async {
+        let client = Client::new(Endpoint::Unix(path)).with_version(ApiVersion::MAX);
+        assert!(client.exec_attach("x", &ExecStartRequest::default()).await.is_err());
+    });
+    assert_eq!(server.join().unwrap().1.len(), 1);
+}
+
+#[test]
+fn a_server_that_tells_no_version_is_taken_for_an_old_one() {
+    use naru_api::{ApiVersion, Client, Query, client::Endpoint};
+    let (path, server, _folder) =
+        serve(vec![b"HTTP/1.1 200 OK\r\nOstype: linux\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull"]);
+    block_on(async {
+        let client = Client::new(Endpoint::Unix(path));
+        assert_eq!(client.container_list(&Query::parse("")).await.unwrap(), Vec::new());
+        assert_eq!(client.version().await.unwrap(), ApiVersion::new(1, 24));
+    });
+    assert!(server.join().unwrap().1[1].starts_with("GET /v1.24/containers/json"));
+}

@@ -99,12 +99,12 @@ fn plugins_get_their_words_and_the_engine() {
     let folder = config.path().join("cli-plugins");
     std::fs::create_dir(&folder).unwrap();
     let plugin = folder.join("docker-hello");
-    let script = "#!/bin/sh\n[ \"$1\" = docker-cli-plugin-metadata ] && { echo '{\"SchemaVersion\":\"0.1.0\",\"Vendor\":\"V\",\"ShortDescription\":\"Greets\"}'; exit; }\necho \"$@\" \"$DOCKER_HOST\"; exit 7\n";
+    let script = "#!/bin/sh\n[ \"$1\" = docker-cli-plugin-metadata ] && { echo '{\"SchemaVersion\":\"0.1.0\",\"Vendor\":\"V\",\"ShortDescription\":\"Greets\"}'; exit; }\necho \"$@\" \"$DOCKER_HOST\" \"${DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND##*/}\"; exit 7\n";
     std::fs::write(&plugin, script).unwrap();
     std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = naru(config.path(), &["hello", "--flag", "x"]).output().unwrap();
     assert_eq!(output.status.code(), Some(7));
-    assert_eq!(text(&output.stdout), "hello --flag x unix:///nonexistent/socket\n");
+    assert_eq!(text(&output.stdout), "hello --flag x unix:///nonexistent/socket naru\n");
     let help = naru(config.path(), &["--help"]).output().unwrap();
     assert!(text(&help.stdout).contains("  hello*      Greets\n"));
 }

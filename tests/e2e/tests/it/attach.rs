@@ -260,3 +260,52 @@ fn output_does_not_come_with_the_head_of_the_answer() {
     assert_eq!(rest, b"\x01\0\0\0\0\0\0\x05word\n");
     daemon.ok(&["rm", "-f", &name]);
 }
+
+#[test]
+fn a_client_that_a_signal_ends_has_the_status_of_it() {
+    use rustix::process::Signal;
+    use std::os::unix::process::ExitStatusExt;
+    let daemon = shared();
+    let name = name("ended");
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "echo ready; exec sleep 1000"]);
+    for (signal, args) in [
+        (Signal::TERM, &["logs", "-f", &name][..]),
+        (Signal::INT, &["logs", "-f", &name]),
+        (Signal::HUP, &["logs", "-f", &name]),
+        (Signal::TERM, &["stats", "--format", "{{.Name}} ready", &name]),
+    ] {
+        // Docker's client takes a first signal of its statistics for nothing.
+        if args[0] == "stats" && !client().1 {
+            continue;
+        }
+        let mut session = Session::new(daemon.command(args));
+        session.expect("ready");
+        session.signal(signal);
+        session.end();
+        let status = session.child.wait().unwrap();
+        // By the signal itself or by its number: a shell says the same of both.
+        let shell = status.code().or(status.signal().map(|number| 128 + number));
+        assert_eq!(shell, Some(128 + signal.as_raw()), "{args:?} {signal:?}");
+    }
+    assert!(running(daemon, &name));
+    daemon.ok(&["rm", "-f", &name]);
+}
+
+#[test]
+fn a_terminal_that_changes_its_size_tells_the_container() {
+    let daemon = shared();
+    let name = name("size");
+    let run = format!("{} run --rm -it --name {name} {BOX} sh -c", client().0.display());
+    let script = "trap \"stty size\" WINCH; echo ready; while :; do sleep 0.1; done";
+    // A file says when, so that nothing is missed.
+    let go = daemon.root.join("resize");
+    let line = format!("(until [ -e {0} ]; do sleep 0.1; done; stty -F /dev/tty rows 41 cols 99) & exec {run} '{script}'", go.display());
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("DOCKER_HOST", daemon.host()).env("SHELL", "/bin/sh").env("TERM", "xterm");
+    let session = Session::new(command);
+    session.expect("ready");
+    std::fs::write(&go, "").unwrap();
+    session.expect("41 99");
+    daemon.ok(&["rm", "-f", &name]);
+    std::fs::remove_file(&go).unwrap();
+}

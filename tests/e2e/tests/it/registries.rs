@@ -456,3 +456,39 @@ fn each_platform_of_an_image_can_be_sent_by_itself() {
     let nobody = daemon.fails(1, &["push", "-q", "--platform", "linux/s390x", &single]);
     assert!(nobody.contains("does not provide the specified platform (linux/s390x)"), "{nobody}");
 }
+
+#[test]
+fn a_push_ends_with_what_was_pushed() {
+    let (daemon, registry) = (shared(), Registry::start(false));
+    let reference = format!("{}/team/aux", registry.address);
+    daemon.ok(&["tag", BOX, &format!("{reference}:1")]);
+    let push = |query: &str| {
+        daemon.http(&format!(
+            "POST /images/{reference}/push?{query} HTTP/1.0\r\nHost: x\r\nX-Registry-Auth: e30=\r\nContent-Length: 0\r\n\r\n"
+        ))
+    };
+    let answer = push("tag=1");
+    let lines: Vec<serde_json::Value> = answer.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let results: Vec<&serde_json::Value> = lines.iter().filter(|line| line.get("aux").is_some()).collect();
+    assert_eq!(results.len(), 1, "{answer}");
+    let result = &results[0]["aux"];
+    let digest = result["Digest"].as_str().unwrap();
+    assert_eq!((&result["Tag"], lines.last()), (&"1".into(), Some(results[0])));
+    // The manifest's own digest and size, as the registry has it.
+    let size = result["Size"].as_u64().unwrap();
+    assert!(answer.contains(&format!("\"status\":\"1: digest: {digest} size: {size}\"")), "{answer}");
+    let request = format!(
+        "GET /v2/team/aux/manifests/{digest} HTTP/1.0\r\nAccept: application/vnd.oci.image.manifest.v1+json\r\nAccept: application/vnd.docker.distribution.manifest.v2+json\r\nHost: x\r\n\r\n"
+    );
+    let mut stream = std::net::TcpStream::connect(&registry.address).unwrap();
+    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    let mut stored = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut stored).unwrap();
+    let (head, body) = stored.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 ") && head.contains(digest), "{head}");
+    assert_eq!(body.len() as u64, size);
+    // All tags of a repository: one result for each.
+    daemon.ok(&["tag", BOX, &format!("{reference}:2")]);
+    assert_eq!(push("").matches("\"aux\":{").count(), 2);
+    daemon.ok(&["rmi", &format!("{reference}:1"), &format!("{reference}:2")]);
+}
