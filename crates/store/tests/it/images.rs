@@ -70,13 +70,15 @@ fn names_ids_and_prefixes() {
         "docker.io/library/one",
         "reg.example:5000/x/y:z",
         &hex,
+        &hex[..1],
         &hex[..4],
+        &format!("sha256:{}", &hex[..1]),
         &id.to_string(),
         &format!("sha256:{}", &hex[..12]),
     ] {
         assert_eq!(fixture.find(query).expect(query).id, id, "{query}");
     }
-    for query in ["two", "one:other", &hex[..3], &"0".repeat(64), "reg.example:5000/x/y"] {
+    for query in ["two", "one:other", &format!("{hex}0"), &"0".repeat(64), "reg.example:5000/x/y"] {
         assert_eq!(fixture.find(query).unwrap_err().kind(), naru_types::ErrorKind::NotFound, "{query}");
     }
     for query in ["", "../x", "sha256:", "Two", "one:two:three"] {

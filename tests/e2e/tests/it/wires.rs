@@ -57,7 +57,8 @@ fn links_of_the_host_s_own_stay() {
     let daemon = shared();
     let (bridge, other) = (Link::new("b", "type bridge").expect("the kernel has bridges"), Link::dummy());
     let named = |link: &str| format!("com.docker.network.bridge.name={link}");
-    assert!(daemon.fails(1, &["network", "create", "-o", &named(&other.0), "x"]).contains("cannot use as a bridge"));
+    let told = daemon.fails(1, &["network", "create", "-o", &named(&other.0), "x"]);
+    assert!(told.contains("cannot use as a bridge"), "{told}");
     let default = daemon.bridge();
     for link in [&other.0, &bridge.0, &default] {
         drop(Net::new(daemon, &["--config-only", "-o", &named(link)]));
