@@ -467,6 +467,8 @@ fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) ->
         }
         What::FileSystem { kind } => {
             let mount = mount.expect("made in prepare");
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let fresh = kind == "tmpfs" && matches!(open_in(root, &planned.destination, flags, Mode::empty()), Err(Errno::NOENT));
             let target = create_dir_all(root, &planned.destination, mode)?;
             if matches!(kind.as_str(), "proc" | "sysfs") {
                 // Masks and programs reach them by name: a link in their place would make them miss (CVE-2019-19921).
@@ -479,7 +481,12 @@ fn mount_one(root: BorrowedFd<'_>, planned: &Planned, mount: Option<OwnedFd>) ->
             }
             keep_proc(&planned.destination, target.as_fd(), kind == "proc")?;
             if kind == "tmpfs" {
-                take_mode_over(&planned.options, target.as_fd(), mount.as_fd())?;
+                if fresh && rustix::fs::fstat(&target)?.st_dev == rustix::fs::fstat(root)?.st_dev {
+                    open_to_all(target.as_fd())?;
+                }
+                if !fresh {
+                    take_mode_over(&planned.options, target.as_fd(), mount.as_fd())?;
+                }
             }
             if planned.options.copy_up {
                 let from = open_in(root, &planned.destination, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
@@ -524,6 +531,13 @@ fn take_mode_over(options: &Options, target: BorrowedFd<'_>, mount: BorrowedFd<'
     let status = rustix::fs::fstat(target)?;
     let inside = rustix::fs::openat(mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::fchmod(&inside, Mode::from_raw_mode(status.st_mode & 0o7777))
+}
+
+/// A directory that was made only for a tmpfs gets the mode that the kernel gives a tmpfs: the next start finds it there and
+/// takes its mode over.
+fn open_to_all(target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let inside = rustix::fs::openat(target, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::fchmod(&inside, Mode::from_raw_mode(0o1777))
 }
 
 /// The parent directory (made where missing) and the last component.

@@ -153,7 +153,8 @@ fn users(text: &str) -> Vec<User> {
             Some(User {
                 name: parts[0].to_owned(),
                 uid: parts.get(2)?.parse().ok()?,
-                gid: parts.get(3)?.parse().ok()?,
+                // A record may be cut short, as Docker reads it.
+                gid: parts.get(3).map_or(Some(0), |gid| gid.parse().ok())?,
                 home: home.to_owned(),
             })
         })
