@@ -46,7 +46,8 @@ impl Command {
             Command::Exec(words) => words.clone(),
             Command::Shell(text) => {
                 let default = ["/bin/sh".to_owned(), "-c".to_owned()];
-                shell.unwrap_or(&default).iter().cloned().chain([text.clone()]).collect()
+                let text = Some(text.clone()).filter(|text| !text.is_empty());
+                shell.unwrap_or(&default).iter().cloned().chain(text).collect()
             }
         }
     }

@@ -432,9 +432,12 @@ fn with_scheme(source: &str) -> String {
 fn import_options(query: &Query) -> Result<ImportOptions> {
     let repo = query.get("repo").unwrap_or_default();
     let changes: Vec<&str> = query.all("changes").collect();
+    let changes = ConfigPatch::parse(&changes).map_err(|error| ApiError::invalid(error.to_string()))?;
+    // What only shows when they are applied is told before the answer has begun.
+    changes.apply(&mut naru_store::RunConfig::default()).map_err(|error| ApiError::invalid(error.to_string()))?;
     Ok(ImportOptions {
         reference: if repo.is_empty() { None } else { Some(reference(repo, query.get("tag").unwrap_or_default())?) },
-        changes: ConfigPatch::parse(&changes).map_err(|error| ApiError::invalid(error.to_string()))?,
+        changes,
         message: query.get("message").filter(|text| !text.is_empty()).unwrap_or("Imported from -").to_owned(),
         platform: match query.get("platform").unwrap_or_default() {
             "" => None,

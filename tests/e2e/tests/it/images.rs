@@ -32,6 +32,15 @@ fn told(daemon: &Daemon) -> f64 {
 }
 
 #[test]
+fn a_change_that_cannot_be_is_told_before_the_answer_begins() {
+    let daemon = shared();
+    for change in ["EXPOSE%20x", "STOPSIGNAL%20NONE", "VOLUME%20%22%22"] {
+        let (status, text) = daemon.api("POST", &format!("/v1.51/images/create?fromSrc=-&changes={change}"), None);
+        assert_eq!(status, 400, "{change}: {text}");
+    }
+}
+
+#[test]
 fn the_disk_usage_is_what_du_says() {
     let daemon = Daemon::start();
     let agree = |step: &str| {
