@@ -699,7 +699,8 @@ impl Actor {
         if name.as_str() == old {
             return Err(EngineError::invalid("Renaming a container with the same name as its current name"));
         }
-        self.engine.reserve_name(name.as_str(), &self.view.id)?;
+        let taken = |error: EngineError| EngineError::conflict(format!("Error when allocating new name: {error}"));
+        self.engine.reserve_name(name.as_str(), &self.view.id).map_err(taken)?;
         let mut spec = (*self.view.spec).clone();
         spec.name = Some(name.clone());
         let json = serde_json::to_string(&spec).expect("specifications are plain data");

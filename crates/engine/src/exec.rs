@@ -266,6 +266,7 @@ async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process
     let linked: Vec<String> =
         crate::network::linked(engine, &view.spec).filter_map(Result::ok).flat_map(|link| link.environment()).collect();
     let spec = Arc::clone(&view.spec);
+    let hostname = crate::launch::hostname(engine, view);
     let exec = exec.clone();
     let pid = live_pid(view)?;
     // Files of the image are read: not on an async thread.
@@ -273,7 +274,7 @@ async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process
         let identity = identity(pid, exec.user.as_deref().unwrap_or(&spec.process.user), &spec.process.groups)?;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let mut order = Vec::new();
-        for entry in linked.into_iter().chain(oci::base_env(&spec, view_hostname(&spec), exec.tty)).chain(exec.env.iter().cloned()) {
+        for entry in linked.into_iter().chain(oci::base_env(&spec, &hostname, exec.tty)).chain(exec.env.iter().cloned()) {
             let key = entry.split('=').next().unwrap_or_default().to_owned();
             if env.insert(key.clone(), entry).is_none() {
                 order.push(key);
@@ -292,10 +293,6 @@ async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process
         Ok(process)
     };
     tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that prepared the exec"))?
-}
-
-fn view_hostname(spec: &crate::spec::ContainerSpec) -> &str {
-    spec.hostname.as_deref().unwrap_or_default()
 }
 
 /// Kills an exec; one that has ended is fine.

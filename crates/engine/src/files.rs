@@ -69,7 +69,8 @@ impl Engine {
     }
 
     /// Unpacks a tar archive into the directory `path`. `keep_kinds` refuses to put a directory in a file's place and the
-    /// reverse; `as_user` gives the files to the container's user.
+    /// reverse; `as_user` gives the files to the container's user, if it
+    /// names one.
     pub async fn copy_in(
         &self,
         reference: &str,
@@ -82,7 +83,8 @@ impl Engine {
         self.with_root(reference, move |view, root| {
             writable(view, &path)?;
             let process = &view.spec.process;
-            let owner = if as_user {
+            // Where nobody is named they stay whose they are.
+            let owner = if as_user && !process.user.is_empty() {
                 let user = naru_runtime::user::resolve(root, &process.user, &process.groups)?;
                 Some((user.uid, user.gid))
             } else {

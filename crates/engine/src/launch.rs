@@ -218,7 +218,7 @@ pub(crate) fn open(engine: &Inner, view: &View) -> Result<Opened> {
     let cgroup = oci::cgroup(id, spec.cgroup_parent.as_ref().unwrap_or(&engine.config.cgroup_parent), spec, &devices);
     let pending = engine.spawner.prepare(Preparation {
         directory: directory.clone(),
-        log: log_file(engine, id, spec),
+        log: log_file(engine, view),
         cgroup: runtime.is_none().then(|| cgroup.clone()),
         // Who was told of its end may want to unmount what it had of the host.
         throwaway: spec.auto_remove && spec.mounts.iter().all(|mount| matches!(mount.source, MountSource::Tmpfs { .. })),
@@ -233,7 +233,7 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     let mut undo = Undo { engine: Arc::clone(engine), id: id.clone(), place: Place::default(), mounts: vec![], armed: true };
     let (_, label) = spec.security.labels();
     let root = engine.store.mount_with(id, MountOptions { label, throwaway: spec.auto_remove })?;
-    let hostname = hostname(view);
+    let hostname = hostname(engine, view);
     let mut join = namespaces_to_join(engine, spec)?;
     if spec.namespaces.ipc == IpcMode::Shareable {
         let shared = shared_memory(&directory, spec.shm_size, label)?;
@@ -309,16 +309,31 @@ fn join_network(engine: &Inner, view: &View, undo: &mut Undo, join: &mut BTreeMa
     Ok(None)
 }
 
-/// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, else the short id.
-pub(crate) fn hostname(view: &View) -> String {
+/// The host name in effect: the one asked for, the host's with `--uts host` or the host's network, that of whose network it
+/// shares (there it is in `/etc/hosts`), else the short id.
+pub(crate) fn hostname(engine: &Inner, view: &View) -> String {
     let spec = &view.spec;
+    let donor = match &spec.network.mode {
+        NetworkMode::Container(reference) => engine.find(reference).ok().map(|donor| donor.view()),
+        _ => None,
+    };
     match &spec.hostname {
         Some(name) => name.clone(),
+        None if spec.namespaces.uts == NamespaceMode::Private
+            && let Some(donor) = donor.filter(|donor| !shares_network(donor)) =>
+        {
+            hostname(engine, &donor)
+        }
         None if spec.namespaces.uts == NamespaceMode::Host || spec.network.mode == NetworkMode::Host => {
             rustix::system::uname().nodename().to_string_lossy().into_owned()
         }
         None => view.id.short().to_owned(),
     }
+}
+
+/// Such a container has no network to give: a chain of them, or a circle, ends here.
+fn shares_network(view: &View) -> bool {
+    matches!(view.spec.network.mode, NetworkMode::Container(_))
 }
 
 /// Pid of a running container that another one joins.
@@ -421,8 +436,8 @@ pub(crate) fn mount_sources(engine: &Inner, spec: &ContainerSpec, root: Borrowed
                     None => Ok(Some(data)),
                     Some(subpath) => {
                         let base = rootfs::open_root(&data)?;
-                        let part = rootfs::open_dir(base.as_fd(), subpath).map_err(|_| {
-                            EngineError::invalid(format!("cannot access path {subpath:?} in volume {name}: no such directory"))
+                        let part = rootfs::open_part(base.as_fd(), subpath).map_err(|_| {
+                            EngineError::invalid(format!("cannot access path {subpath:?} in volume {name}: no such directory or file"))
                         })?;
                         let path = format!("/proc/{}/fd/{}", std::process::id(), part.as_raw_fd());
                         held.push(part);
@@ -449,16 +464,15 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<(Device, String)>> {
             let cause = crate::error::words(&error);
             EngineError::invalid(format!("error gathering device information while adding custom device {:?}: {cause}", host.display()))
         })?;
+        let before = list.len();
         if target.is_dir() {
             collect_devices(&target, container, permissions, &mut list, &|_| true);
         } else {
-            let device = device_at(&target, container).ok_or_else(|| {
-                EngineError::invalid(format!(
-                    "error gathering device information while adding custom device {:?}: not a device node",
-                    host.display()
-                ))
-            })?;
-            list.push((device, permissions.clone()));
+            list.extend(device_at(&target, container).map(|device| (device, permissions.clone())));
+        }
+        if list.len() == before {
+            let text = format!("error gathering device information while adding custom device {:?}: not a device node", host.display());
+            return Err(EngineError::invalid(text));
         }
     }
     Ok(list)
@@ -498,17 +512,39 @@ fn collect_devices(directory: &Path, target: &str, permissions: &str, list: &mut
     }
 }
 
-fn log_file(engine: &Inner, id: &ContainerId, spec: &ContainerSpec) -> Option<LogFile> {
-    match &spec.log {
+fn log_file(engine: &Inner, view: &View) -> Option<LogFile> {
+    match &view.spec.log {
         LogSpec::None => None,
         LogSpec::JsonFile { max_size, max_files, compress, attrs, .. } => Some(LogFile {
-            path: engine.log_path(id),
+            path: engine.log_path(&view.id),
             max_size: *max_size,
             max_files: *max_files,
             compress: *compress,
-            attrs: attrs.clone(),
+            attrs: attrs
+                .iter()
+                .map(|(key, value)| (key.clone(), if key == "tag" { log_tag(view, value) } else { value.clone() }))
+                .collect(),
         }),
     }
+}
+
+/// `--log-opt tag`, whose fields have been looked at when the container was created.
+fn log_tag(view: &View, template: &str) -> String {
+    let (id, spec) = (&view.id, &view.spec);
+    let image = spec.image.as_ref().map(ToString::to_string).unwrap_or_default();
+    let field = |name: &str| {
+        Some(match name {
+            "ID" => id.to_string()[..12].to_owned(),
+            "FullID" => id.to_string(),
+            "Name" => view.name.to_string(),
+            "ImageID" => image.trim_start_matches("sha256:").chars().take(12).collect(),
+            "ImageFullID" => image.clone(),
+            "ImageName" => spec.image_name.clone(),
+            "DaemonName" => "docker".to_owned(),
+            _ => return None,
+        })
+    };
+    crate::spec::log_tag(template, field).unwrap_or_else(|_| template.to_owned())
 }
 
 /// Attaches a detached root file system at `<bundle>/rootfs`, for runtimes that only take paths.

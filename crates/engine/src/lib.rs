@@ -253,6 +253,11 @@ impl Engine {
         owner.unlink(alias).await
     }
 
+    /// The host name that a container has inside.
+    pub fn hostname(&self, view: &View) -> String {
+        launch::hostname(&self.0, view)
+    }
+
     /// Gives a container another name.
     pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
         let name = name.strip_prefix('/').unwrap_or(name);

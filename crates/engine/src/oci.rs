@@ -38,18 +38,22 @@ pub struct Facts {
 
 /// The environment before an exec's additions: PATH, HOSTNAME, TERM, the image's and user's own.
 pub fn base_env(spec: &ContainerSpec, hostname: &str, tty: bool) -> Vec<String> {
-    let has = |key: &str| spec.process.env.iter().any(|entry| entry.split('=').next() == Some(key));
-    let mut env = Vec::with_capacity(spec.process.env.len() + 4);
-    if !has("PATH") {
-        env.push(DEFAULT_PATH.to_owned());
-    }
-    if !has("HOSTNAME") && !hostname.is_empty() {
+    let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut env = vec![DEFAULT_PATH.to_owned()];
+    if !hostname.is_empty() {
         env.push(format!("HOSTNAME={hostname}"));
     }
-    if tty && !has("TERM") {
+    if tty {
         env.push("TERM=xterm".to_owned());
     }
-    env.extend(spec.process.env.iter().filter(|entry| entry.contains('=')).cloned());
+    // What is given takes the place of what is there; a name without a value takes it away.
+    for entry in &spec.process.env {
+        match env.iter_mut().find(|known| key(known) == key(entry)) {
+            Some(known) => *known = entry.clone(),
+            None => env.push(entry.clone()),
+        }
+    }
+    env.retain(|entry| entry.contains('='));
     env
 }
 
@@ -163,9 +167,10 @@ fn base_mounts(spec: &ContainerSpec, facts: &Facts) -> Vec<Mount> {
     if let Some(shared) = facts.join.get("shm") {
         mounts.push(mount("/dev/shm", "bind", &shared.to_string_lossy(), &["rbind", "rprivate"]));
     }
+    let access = if spec.security.readonly_root { "ro" } else { "rw" };
     for (source, target) in &facts.engine_files {
         if !taken.contains(target) {
-            mounts.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", "rprivate"]));
+            mounts.push(mount(target, "bind", &source.to_string_lossy(), &["rbind", access, "rprivate"]));
         }
     }
     mounts
@@ -260,6 +265,8 @@ pub fn spec(spec: &ContainerSpec, facts: &Facts) -> Result<Spec, naru_runtime::E
     process.env = base_env(spec, &facts.hostname, spec.process.tty);
     let linked: Vec<String> = facts.links.iter().filter(|entry| !process.env.contains(entry)).cloned().collect();
     process.env.extend(linked);
+    // An empty one is none.
+    process.env.retain(|entry| entry != "HOME=");
     if !process.env.iter().any(|entry| entry.starts_with("HOME=")) {
         process.env.push(format!("HOME={}", facts.identity.home));
     }

@@ -2,7 +2,7 @@
 //! that no link of the image leads out.
 
 use crate::error::{EngineError, Result};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, openat2};
 use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,6 +21,16 @@ fn failed(what: &'static str, path: &str) -> impl FnOnce(Errno) -> EngineError {
 /// Opens a directory inside `root`.
 pub fn open_dir(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
     openat2(root, path, PATH_ONLY | OFlags::DIRECTORY, Mode::empty(), inside()).map_err(failed("open in the container", path))
+}
+
+/// Opens a directory or a regular file inside `root`, as a path.
+pub fn open_part(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+    let part = openat2(root, path, PATH_ONLY, Mode::empty(), inside()).map_err(failed("open in the volume", path))?;
+    let status = rustix::fs::fstat(&part).map_err(failed("look at", path))?;
+    match FileType::from_raw_mode(status.st_mode) {
+        FileType::Directory | FileType::RegularFile => Ok(part),
+        _ => Err(EngineError::invalid(format!("{path} is neither a directory nor a file"))),
+    }
 }
 
 /// Makes the directory `path` and its parents inside `root`, mode 0755; one that exists is fine.

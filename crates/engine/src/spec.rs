@@ -475,3 +475,27 @@ impl NetworkSpec {
         }
     }
 }
+/// Fields of a log's tag.
+pub const LOG_TAG_FIELDS: [&str; 7] = ["ID", "FullID", "Name", "ImageID", "ImageFullID", "ImageName", "DaemonName"];
+
+/// `{{.Name}}/{{.ID}}`: the one use of templates that there is on the daemon's side, so fields are all that it takes.
+pub fn log_tag(template: &str, field: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some((before, action)) = rest.split_once("{{") {
+        let (action, after) = action.split_once("}}").ok_or_else(|| format!("log opt tag {template:?}: unclosed action"))?;
+        let name = action.trim().strip_prefix('.').filter(|name| LOG_TAG_FIELDS.contains(name));
+        let value = name.and_then(&field).ok_or_else(|| {
+            format!(
+                "log opt tag {template:?}: {:?} is none of the fields {}",
+                action.trim(),
+                LOG_TAG_FIELDS.map(|name| format!(".{name}")).join(", ")
+            )
+        })?;
+        out.push_str(before);
+        out.push_str(&value);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}

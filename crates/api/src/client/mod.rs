@@ -53,6 +53,8 @@ pub enum ClientError {
     Decode { what: &'static str, source: crate::json::JsonError },
     #[error("the answer of {what} has a line of more than {limit} bytes")]
     TooLong { what: &'static str, limit: usize },
+    #[error("invalid {kind} name or ID: value is empty")]
+    NoName { kind: &'static str },
     #[error("invalid request for {what}: {source}")]
     Request { what: &'static str, source: http::Error },
     #[error("the daemon's answer lacks {0}")]
@@ -80,7 +82,7 @@ impl ClientError {
                 _ => ErrorKind::Internal,
             },
             Self::TooOld { .. } => ErrorKind::Unsupported,
-            Self::Request { .. } => ErrorKind::InvalidArgument,
+            Self::Request { .. } | Self::NoName { .. } => ErrorKind::InvalidArgument,
             Self::Transport { .. } | Self::NotUpgraded { .. } | Self::Decode { .. } | Self::TooLong { .. } | Self::Incomplete(_) => {
                 ErrorKind::Internal
             }
@@ -206,6 +208,9 @@ impl Client {
         body: Body,
         headers: &[(HeaderName, &str)],
     ) -> Result<Request<UnsyncBoxBody<Bytes, std::io::Error>>, ClientError> {
+        if let Some(kind) = nameless(&path) {
+            return Err(ClientError::NoName { kind });
+        }
         let mut builder = Request::builder().method(method).uri(format!("{}{path}", self.endpoint.prefix()));
         if let Some(map) = builder.headers_mut() {
             map.extend(self.headers.clone());
@@ -357,6 +362,15 @@ impl Client {
         let upgraded = hyper::upgrade::on(response).await.map_err(|source| ClientError::Transport { what, source })?;
         Ok(Hijacked { io: TokioIo::new(upgraded), multiplexed })
     }
+}
+
+/// Of which kind the object is whose name is missing in `path`: without it the path would be another one.
+fn nameless(path: &str) -> Option<&'static str> {
+    let kinds = [("/containers/", "container"), ("/images/", "image"), ("/networks/", "network"), ("/volumes/", "volume")];
+    kinds.iter().find_map(|(prefix, kind)| path.strip_prefix(prefix)?.starts_with(['/', '?']).then_some(*kind)).or_else(|| {
+        let bare = path.split('?').next().unwrap_or_default();
+        kinds.iter().find_map(|(prefix, kind)| (bare == *prefix).then_some(*kind))
+    })
 }
 
 /// The path of one object: its name is encoded.

@@ -93,7 +93,9 @@ pub async fn restart(call: &Call, id: &str) -> Result<Response> {
 pub async fn kill(call: &Call, id: &str) -> Result<Response> {
     let signal = match call.query.get("signal").filter(|text| !text.is_empty()) {
         None => Signal::KILL,
-        Some(text) => text.parse::<Signal>().map_err(|_| ApiError::invalid(format!("invalid signal: {text}")))?,
+        Some(text) => {
+            text.parse::<Signal>().map_err(|_| ApiError::invalid(format!("cannot kill container: {id}: invalid signal: {text}")))?
+        }
     };
     call.app.engine.find(id)?.kill(signal).await?;
     Ok(no_content())
@@ -181,7 +183,7 @@ pub async fn update(call: Call, id: &str) -> Result<Response> {
     let (headers, body) = call.into_body();
     let request: models::UpdateRequest = body::read_json(&headers, body).await?;
     let view = app.engine.find(id)?.view();
-    let warnings = convert::resources::warnings(request.memory_swappiness, request.oom_kill_disable);
+    let warnings = convert::resources::warnings(request.memory_swappiness, request.oom_kill_disable, request.memory);
     let change = convert::update::change(&view, &request)?;
     app.engine.update(id, change).await?;
     Ok(body::ok(&models::UpdateResponse { warnings: Some(warnings) }))

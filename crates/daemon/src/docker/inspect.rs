@@ -9,7 +9,7 @@ use crate::App;
 use naru_api::models;
 use naru_engine::container::View;
 use naru_engine::phase::Phase;
-use naru_engine::spec::{LogSpec, MountSource, Relabel};
+use naru_engine::spec::{LogSpec, MountSource};
 
 /// `GET /containers/{id}/json`.
 pub async fn container(call: &Call, id: &str) -> Result<Response> {
@@ -29,7 +29,7 @@ fn inspect(app: &App, view: &View) -> models::ContainerInspect {
     let Front { mut config, mut host } = serde_json::from_value(spec.front.clone()).unwrap_or_default();
     config.volumes = config.volumes.filter(|volumes| !volumes.is_empty());
     if config.hostname.is_empty() {
-        config.hostname = view.id.short().to_owned();
+        config.hostname = app.engine.hostname(view);
     }
     if let Some(mac) = spec.network.attachments.first().and_then(|own| own.mac) {
         config.mac_address = networks::mac_text(&mac);
@@ -136,21 +136,34 @@ fn state(view: &View) -> models::ContainerState {
     }
 }
 
+/// Targets and options of `-v source:target[:options]`.
+fn binds(host: &models::HostConfig) -> impl Iterator<Item = (String, &str)> {
+    host.binds.iter().flatten().filter_map(|bind| {
+        let mut parts = bind.split(':').skip(1);
+        Some((clean(parts.next()?), parts.next().unwrap_or_default()))
+    })
+}
+
+/// The options as they were given.
+fn mode_of_bind(host: &models::HostConfig, target: &str) -> Option<String> {
+    binds(host).find(|(known, _)| known == target).map(|(_, options)| options.to_owned())
+}
+
+fn clean(target: &str) -> String {
+    super::convert::mounts::clean_target(target).unwrap_or_default()
+}
+
 /// The mounts as they are made.
 pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
+    let front: Front = serde_json::from_value(view.spec.front.clone()).unwrap_or_default();
+    let by_mount = |target: &str| front.host.mounts.iter().flatten().any(|mount| clean(&mount.target) == target);
     let one = |mount: &naru_engine::spec::MountSpec| {
         let base = models::MountPoint { destination: mount.target.clone(), rw: !mount.read_only, ..models::MountPoint::default() };
-        let label = match mount.relabel {
-            None => "",
-            Some(Relabel::Shared) => "z",
-            Some(Relabel::Private) => "Z",
-        };
-        let mode = if mount.read_only { "ro" } else { "" };
         match &mount.source {
             MountSource::Bind { path, propagation, .. } => models::MountPoint {
                 r#type: "bind".into(),
                 source: path.to_string_lossy().into_owned(),
-                mode: [mode, label].iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(","),
+                mode: mode_of_bind(&front.host, &mount.target).unwrap_or_default(),
                 propagation: if propagation.is_empty() { "rprivate".into() } else { propagation.clone() },
                 ..base
             },
@@ -159,14 +172,14 @@ pub fn mounts(app: &App, view: &View) -> Vec<models::MountPoint> {
                 name: name.clone(),
                 source: app.engine.volumes().mountpoint(name).to_string_lossy().into_owned(),
                 driver: "local".into(),
-                mode: match mount.relabel {
-                    _ if mount.read_only => mode.into(),
-                    Some(Relabel::Private) => label.into(),
-                    Some(Relabel::Shared) | None => "z".into(),
-                },
+                // Volumes of images, of other containers and without a name have none.
+                mode: mode_of_bind(&front.host, &mount.target).filter(|mode| !mode.is_empty()).unwrap_or_else(|| {
+                    let asked = binds(&front.host).any(|(target, _)| target == mount.target) || by_mount(&mount.target);
+                    if asked { "z".to_owned() } else { String::new() }
+                }),
                 ..base
             },
-            MountSource::Tmpfs { .. } => models::MountPoint { r#type: "tmpfs".into(), mode: mode.into(), ..base },
+            MountSource::Tmpfs { .. } => models::MountPoint { r#type: "tmpfs".into(), ..base },
         }
     };
     // Docker shows a tmpfs of `--mount` here, one of `--tmpfs` in HostConfig only.

@@ -133,7 +133,7 @@ impl Actor {
             let mut run = view.run.as_deref().cloned().ok_or(EngineError::Gone("the container's run"))?;
             run.place = place;
             run.save(&directory)?;
-            engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&view), &run.place)?;
+            engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&engine, &view), &run.place)?;
             Ok(run)
         });
         let run = job.await.map_err(|_| EngineError::Gone("the thread that connects containers"))??;

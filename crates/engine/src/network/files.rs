@@ -76,8 +76,9 @@ impl Networks {
         if place.resolver.is_none() && place.endpoints.iter().any(|endpoint| endpoint.leads_out) {
             extra.extend(self.config.host_addresses().into_iter().map(|address| HostEntry { address, names: host_names.clone() }));
         }
-        let full = if spec.domainname.is_empty() { vec![] } else { vec![format!("{hostname}.{}", spec.domainname)] };
-        let names: Vec<String> = full.into_iter().chain([hostname.to_owned()]).collect();
+        let full = if spec.domainname.is_empty() { hostname.to_owned() } else { format!("{hostname}.{}", spec.domainname) };
+        let short = full.split_once('.').map(|(short, _)| short.to_owned());
+        let names: Vec<String> = std::iter::once(full).chain(short).collect();
         let addresses = place.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
         let own: Vec<HostEntry> = addresses.map(|address| HostEntry { address: address.address, names: names.clone() }).collect();
         Ok(hosts::render(&extra, &own))
@@ -160,7 +161,7 @@ pub(crate) fn linked<'a>(engine: &'a Inner, spec: &'a ContainerSpec) -> impl Ite
         };
         Ok(Linked {
             alias: alias.to_owned(),
-            hostname: crate::launch::hostname(&other),
+            hostname: crate::launch::hostname(engine, &other),
             name: other.name.clone(),
             owner: owner.to_owned(),
             address: address.address,

@@ -49,6 +49,9 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     warnings.extend(host::label_warning(app, &security));
     let mut network = network::spec(app.engine.networks(), &config, &host, &networking)?;
     settle_network_mode(app, &mut network.mode, &mut host);
+    for mode in [&mut host.pid_mode, &mut host.ipc_mode] {
+        settle_mode(app, mode);
+    }
     warnings.extend(network::warnings(&network.mode, &config, &host, &networking));
     warnings.extend(host::health_warning(config.healthcheck.as_ref()));
     let process = process(&config, &host)?;
@@ -59,7 +62,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
     if limits.pids.is_none() {
         limits.pids = Some(naru_runtime::spec::Pids { limit: Some(resources::default_pids_limit()) });
     }
-    warnings.extend(resources::warnings(host.memory_swappiness, host.oom_kill_disable));
+    warnings.extend(resources::warnings(host.memory_swappiness, host.oom_kill_disable, host.memory));
     if host.kernel_memory != 0 || host.kernel_memory_tcp != 0 {
         warnings.push("Specifying a kernel memory limit is deprecated and has no effect.".to_owned());
     }
@@ -125,8 +128,18 @@ fn settle_network_mode(app: &App, mode: &mut NetworkMode, host: &mut HostConfig)
     }
 }
 
+/// The same of another container's processes or memory; one that is missing is told of by the start.
+fn settle_mode(app: &App, mode: &mut String) {
+    if let Some(found) = mode.strip_prefix("container:").and_then(|reference| app.engine.find(reference).ok()) {
+        *mode = format!("container:{}", found.view().id);
+    }
+}
+
 /// Options that exist in Docker and are not built: refused, never ignored.
 fn refuse_unbuilt(host: &HostConfig) -> Result<()> {
+    if host.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("")) {
+        return Err(bad("invalid Annotations: the empty string is not permitted as an annotation key"));
+    }
     if let Some(request) = host.device_requests.iter().flatten().next() {
         let capabilities: Vec<String> = request.capabilities.iter().flatten().map(|set| format!("[{}]", set.join(" "))).collect();
         return Err(bad(format!("could not select device driver {:?} with capabilities: [{}]", request.driver, capabilities.join(" "))));
@@ -297,6 +310,9 @@ fn check_conflicts(config: &ContainerConfig, network: &NetworkSpec, uts: &Namesp
     let host = network.mode == NetworkMode::Host;
     if !config.hostname.is_empty() && *uts == NamespaceMode::Host {
         return Err(bad("conflicting options: hostname and the UTS mode"));
+    }
+    if !config.domainname.is_empty() && *uts == NamespaceMode::Host {
+        return Err(bad("conflicting options: domainname and the UTS mode"));
     }
     if container {
         for (set, text) in [

@@ -52,7 +52,7 @@ pub fn restart_policy(wire: &WireRestart, auto_remove: bool) -> Result<RestartPo
 fn capabilities(list: Option<&Vec<String>>) -> Result<Vec<String>> {
     let one = |name: &String| {
         let upper = name.to_ascii_uppercase();
-        if upper == "ALL" || upper == "CAP_ALL" {
+        if upper == "ALL" {
             return Ok("ALL".to_owned());
         }
         let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
@@ -218,11 +218,18 @@ pub fn log(wire: &LogConfig, labels: &BTreeMap<String, String>, env: &[String], 
         let wrong = || bad(format!("invalid value {value:?} for log opt '{key}'"));
         match key.as_str() {
             "max-size" if value == "-1" => max_size = None,
-            "max-size" => max_size = Some(value.parse::<ByteSize>().map_err(|_| wrong())?.0).filter(|size| *size > 0),
+            "max-size" => match value.parse::<ByteSize>().map_err(|_| wrong())?.0 {
+                0 => return Err(bad("max-size must be a positive number, or -1 for no limit")),
+                size => max_size = Some(size),
+            },
             "max-file" => max_files = value.parse().ok().filter(|count| (1..=10_000).contains(count)).ok_or_else(wrong)?,
             "compress" => compress = value.parse().map_err(|_| wrong())?,
             "mode" if value == "blocking" => {}
-            "mode" => {
+            "mode" if value != "non-blocking" => return Err(bad(format!("logger: logging mode not supported: {value}"))),
+            "max-buffer-size" if options.get("mode").is_none_or(|mode| mode == "blocking") => {
+                return Err(bad("logger: max-buffer-size option is only supported with 'mode=non-blocking'"));
+            }
+            "mode" | "max-buffer-size" => {
                 return Err(bad("log opt mode=non-blocking is not built into this version; the log never blocks a container for long"));
             }
             "labels" => {
@@ -236,6 +243,7 @@ pub fn log(wire: &LogConfig, labels: &BTreeMap<String, String>, env: &[String], 
                 }
             }
             "tag" => {
+                naru_engine::spec::log_tag(value, |_| Some(String::new())).map_err(bad)?;
                 attrs.insert("tag".into(), value.clone());
             }
             "labels-regex" | "env-regex" => {

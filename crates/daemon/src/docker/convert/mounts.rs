@@ -100,6 +100,7 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
     let (mut read_only, mut copy, mut propagation, mut access_seen) = (false, true, String::new(), false);
     // Volumes are there for all containers.
     let mut relabel = (!source.starts_with('/')).then_some(Relabel::Shared);
+    let (mut relabel_seen, mut consistency_seen) = (false, false);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "rw" if !access_seen => {
@@ -107,10 +108,12 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
                 read_only = option == "ro";
             }
             "nocopy" if !source.starts_with('/') => copy = false,
-            "z" => relabel = Some(Relabel::Shared),
-            "Z" => relabel = Some(Relabel::Private),
+            "z" | "Z" if !relabel_seen => {
+                relabel_seen = true;
+                relabel = Some(if option == "z" { Relabel::Shared } else { Relabel::Private });
+            }
             // Hints for hosts that share files with a virtual machine.
-            "cached" | "delegated" | "consistent" => {}
+            "cached" | "delegated" | "consistent" if !consistency_seen => consistency_seen = true,
             option if PROPAGATIONS.contains(&option) && propagation.is_empty() && source.starts_with('/') => {
                 propagation = option.to_owned()
             }
@@ -135,6 +138,11 @@ fn parse_bind(bind: &str) -> Result<MountSpec> {
 }
 
 fn volume_name(name: &str) -> Result<String> {
+    if name.len() == 1 {
+        return Err(ApiError::invalid(format!(
+            "create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )));
+    }
     name.parse::<naru_types::Name>().map(|name| name.as_str().to_owned()).map_err(|_| {
         ApiError::invalid(format!(
             "create {name}: {name:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
@@ -147,14 +155,14 @@ fn from_mount(mount: &Mount) -> Result<MountSpec> {
     if mount.target.is_empty() {
         return Err(bad("field Target must not be empty"));
     }
-    let target = clean_target(&mount.target)?;
+    let target = clean_target(&mount.target).map_err(|error| bad(&error.message))?;
     let source = match mount.r#type.as_str() {
         "bind" => {
             if mount.source.is_empty() {
                 return Err(bad("field Source must not be empty"));
             }
             if !mount.source.starts_with('/') {
-                return Err(bad("mount path must be absolute"));
+                return Err(bad(&format!("invalid mount path: '{}' mount path must be absolute", mount.source)));
             }
             if mount.volume_options.is_some() || mount.tmpfs_options.is_some() {
                 return Err(bad("field VolumeOptions or TmpfsOptions must not be specified"));
@@ -214,7 +222,7 @@ fn from_mount(mount: &Mount) -> Result<MountSpec> {
             MountSource::Tmpfs { options }
         }
         "image" | "cluster" | "npipe" => return Err(bad("this type of mount is not built into this version; use bind, volume or tmpfs")),
-        _ => return Err(ApiError::invalid(format!("mount type unknown: {:?}", mount.r#type))),
+        _ => return Err(bad("mount type unknown")),
     };
     let relabel = matches!(source, MountSource::Volume { .. }).then_some(Relabel::Shared);
     Ok(MountSpec { target, source, read_only: mount.read_only, relabel })
@@ -300,6 +308,8 @@ mod tests {
             "/a:/proc",
             "/a:/b:zz",
             "/a:/b:ro,rw",
+            "/a:/b:z,Z",
+            "/a:/b:cached,delegated",
             "a/b:/x",
             "a:/b:c:d",
             "/a:/b:nocopy",

@@ -12,12 +12,20 @@ const MIN_MEMORY: i64 = 6 << 20;
 /// Tasks of a container that asks for no limit: far above real use, far below what exhausts the host.
 const DEFAULT_PIDS: i64 = 32_768;
 
+/// The kernel's least quota, 1 ms, of a period of 100 ms.
+const MIN_NANO_CPUS: i64 = 10_000_000;
+
 /// The range of the kernel's `cpu.shares`.
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
 
 fn bad(text: impl Into<String>) -> ApiError {
     ApiError::invalid(text)
+}
+
+/// An error of the system without Rust's number.
+fn words(error: std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 fn positive(value: i64) -> Option<i64> {
@@ -39,10 +47,13 @@ pub fn resources(host: &HostConfig) -> Result<Resources> {
     Ok(Resources { memory: memory(host)?, cpu: cpu(host)?, pids: pids(host), block_io: block_io(host)?, ..Resources::default() })
 }
 
-/// What a host with cgroup version 2 has not, and Docker discards, in its words.
-pub fn warnings(swappiness: Option<i64>, oom_kill_disable: Option<bool>) -> Vec<String> {
+/// What is dangerous, and what a host with cgroup version 2 has not and Docker discards, in its words.
+pub fn warnings(swappiness: Option<i64>, oom_kill_disable: Option<bool>, memory: i64) -> Vec<String> {
     if naru_runtime::cgroup::layout().is_ok_and(|layout| layout != Layout::V2) {
-        return vec![];
+        let endless = oom_kill_disable == Some(true) && memory == 0;
+        let text = "OOM killer is disabled for the container, but no memory limit is set, \
+                    this can result in the system running out of resources.";
+        return if endless { vec![text.to_owned()] } else { vec![] };
     }
     let mut list = Vec::new();
     if swappiness.is_some_and(|value| value != -1) {
@@ -130,7 +141,7 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
             return Err(bad("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
         }
         let cpus = cpus_on_line();
-        if host.nano_cpus < 0 || host.nano_cpus > cpus * 1_000_000_000 {
+        if !(MIN_NANO_CPUS..=cpus * 1_000_000_000).contains(&host.nano_cpus) {
             return Err(bad(format!("range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")));
         }
     }
@@ -142,6 +153,9 @@ fn cpu(host: &HostConfig) -> Result<Option<Cpu>> {
     }
     if host.cpu_period != 0 && !(1_000..=1_000_000).contains(&host.cpu_period) {
         return Err(bad("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+    }
+    if host.cpu_realtime_period != 0 && host.cpu_realtime_runtime > host.cpu_realtime_period {
+        return Err(bad("cpu real-time runtime cannot be higher than cpu real-time period"));
     }
     if host.cpu_quota > 0 && host.cpu_quota < 1_000 {
         return Err(bad("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
@@ -197,7 +211,7 @@ fn check_set(what: &str, wanted: &str, file: &str) -> Result<()> {
 }
 
 fn block_device(path: &str) -> Result<(i64, i64)> {
-    let stat = rustix::fs::stat(path).map_err(|errno| bad(format!("no such block device {path}: {errno}")))?;
+    let stat = rustix::fs::stat(path).map_err(|errno| bad(format!("stat {path}: {}", words(errno.into()))))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
         return Err(bad(format!("{path} is not a block device")));
     }
