@@ -52,8 +52,19 @@ pub fn parse_u16(text: &str) -> Result<u16, String> {
 
 /// A size in Docker's units (`512m`), as a number of bytes.
 pub fn parse_bytes(text: &str) -> Result<i64, String> {
-    let size: naru_types::ByteSize = text.parse().map_err(|_| format!("invalid size: '{text}'"))?;
+    let size: naru_types::ByteSize = text.parse().map_err(|_| size_error(text))?;
     i64::try_from(size.0).map_err(|_| format!("invalid size: '{text}'"))
+}
+
+/// What is wrong with a size, in the words of Docker's go-units.
+fn size_error(text: &str) -> String {
+    let Some(end) = text.rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ') else { return format!("invalid size: '{text}'") };
+    let (number, suffix) = (text[..=end].trim_end_matches(' '), &text[end + 1..]);
+    match number.parse::<f64>() {
+        Err(_) => format!("strconv.ParseFloat: parsing {number:?}: invalid syntax"),
+        Ok(number) if number < 0.0 => format!("invalid size: '{text}'"),
+        Ok(_) => format!("invalid suffix: '{suffix}'"),
+    }
 }
 
 /// Like [`parse_bytes`], and -1 for unlimited swap.

@@ -181,6 +181,7 @@ pub fn open_error(path: &str, error: &std::io::Error) -> String {
     let reason = match error.kind() {
         std::io::ErrorKind::NotFound => "no such file or directory".to_owned(),
         std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::NotADirectory => "not a directory".to_owned(),
         std::io::ErrorKind::IsADirectory => return format!("read {path}: is a directory"),
         _ => error.to_string(),
     };

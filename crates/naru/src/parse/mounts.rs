@@ -9,6 +9,9 @@ use crate::cli::flags::{parse_bool, parse_bytes};
 pub fn mount(text: &str) -> Parsed<Mount> {
     let mut mount = Mount { r#type: "volume".to_owned(), ..Mount::default() };
     let mut fields = Vec::new();
+    if text.is_empty() {
+        return Err("EOF".to_owned());
+    }
     for field in super::csv(text)? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_lowercase(), Some(value.to_owned())),
@@ -20,13 +23,13 @@ pub fn mount(text: &str) -> Parsed<Mount> {
         }
     }
     for (field, key, value) in fields {
-        set(&mut mount, text, &field, &key, value)?;
+        set(&mut mount, &field, &key, value)?;
     }
     check(&mount)?;
     Ok(mount)
 }
 
-fn set(mount: &mut Mount, text: &str, field: &str, key: &str, value: Option<String>) -> Parsed<()> {
+fn set(mount: &mut Mount, field: &str, key: &str, value: Option<String>) -> Parsed<()> {
     let flag =
         |value: Option<&str>| value.map_or(Ok(true), |value| parse_bool(value).map_err(|_| format!("invalid value for {key}: {value}")));
     match (key, value.as_deref()) {
@@ -88,7 +91,7 @@ fn set(mount: &mut Mount, text: &str, field: &str, key: &str, value: Option<Stri
             let mode = u32::from_str_radix(&value, 8).map_err(|_| format!("invalid value for {key}: {value}"))?;
             tmpfs(mount)?.mode = mode;
         }
-        _ => return Err(format!("unknown option '{key}' in '{text}'")),
+        _ => return Err(format!("unexpected key '{key}' in '{field}'")),
     }
     Ok(())
 }

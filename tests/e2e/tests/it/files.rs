@@ -215,3 +215,81 @@ fn an_upload_refused_early_says_why() {
     let refused = daemon.feed(&["import", "-c", "NONSENSE x", "-"], &vec![0; 8 << 20]);
     assert!(refused.err.contains("NONSENSE is not a valid change command"), "{refused:?}");
 }
+
+#[test]
+fn a_read_only_root_keeps_the_engine_s_files_too() {
+    let daemon = shared();
+    let write = "for f in hosts hostname resolv.conf; do echo x >> /etc/$f && echo $f; done 2>/dev/null; true";
+    assert_eq!(daemon.ok(&["run", "--rm", "--read-only", BOX, "sh", "-c", write]), "");
+    assert_eq!(daemon.ok(&["run", "--rm", BOX, "sh", "-c", write]), "hosts\nhostname\nresolv.conf");
+}
+
+#[test]
+fn a_tmpfs_where_nothing_was_is_for_all() {
+    let daemon = shared();
+    let name = name("tmpfs");
+    let look = "touch /new/file && stat -c %a /new";
+    daemon.ok(&[
+        "create",
+        "--name",
+        &name,
+        "-u",
+        "33",
+        "--tmpfs",
+        "/new",
+        "--tmpfs",
+        "/etc",
+        BOX,
+        "sh",
+        "-c",
+        &format!("{look}; stat -c %a /etc"),
+    ]);
+    // Also at the second start, which finds the directory of the first.
+    for _ in 0..2 {
+        assert_eq!(daemon.ok(&["start", "-a", &name]), "1777\n755");
+    }
+    daemon.ok(&["rm", &name]);
+    // What is made on the host's side of a bind is not opened to all.
+    let folder = tempfile::tempdir().unwrap();
+    daemon.ok(&["run", "--rm", "-v", &format!("{}:/bind", folder.path().display()), "--tmpfs", "/bind/new", BOX, "true"]);
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(folder.path().join("new")).unwrap());
+    assert_eq!(mode & 0o7777, 0o755);
+}
+
+#[test]
+fn a_file_of_a_volume_can_be_mounted_alone() {
+    let daemon = shared();
+    let volume = name("part");
+    daemon.ok(&[
+        "run",
+        "--rm",
+        "-v",
+        &format!("{volume}:/v"),
+        BOX,
+        "sh",
+        "-c",
+        "echo inside > /v/file; mkfifo /v/fifo; ln -s /etc/passwd /v/out",
+    ]);
+    let mount = |path: &str| format!("type=volume,src={volume},dst=/alone,volume-subpath={path}");
+    assert_eq!(daemon.ok(&["run", "--rm", "--mount", &mount("file"), BOX, "cat", "/alone"]), "inside");
+    for other in ["fifo", "out", "none"] {
+        assert!(daemon.fails(125, &["run", "--rm", "--mount", &mount(other), BOX, "true"]).contains("cannot access path"), "{other}");
+    }
+    daemon.ok(&["volume", "rm", &volume]);
+}
+
+#[test]
+fn cp_with_owners_keeps_them_where_the_container_names_nobody() {
+    let daemon = shared();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    std::os::unix::fs::chown(&file, Some(1000), Some(1001)).unwrap();
+    for (user, owner) in [("", "1000:1001"), ("33:44", "33:44")] {
+        let name = name("cp-a");
+        daemon.ok(&["run", "-d", "--name", &name, "-u", user, BOX, "sleep", "1000"]);
+        daemon.ok(&["cp", "-a", &file.display().to_string(), &format!("{name}:/tmp/file")]);
+        assert_eq!(daemon.ok(&["exec", &name, "stat", "-c", "%u:%g", "/tmp/file"]), owner);
+        daemon.ok(&["rm", "-f", &name]);
+    }
+}

@@ -166,3 +166,74 @@ fn a_hundred_containers_start_at_once() {
     let folder = daemon.root.join("e/containers");
     daemon.until("the directories are gone", || std::fs::read_dir(&folder).unwrap().count() == 0);
 }
+
+#[test]
+fn a_shared_namespace_is_that_of_the_container_not_of_the_name() {
+    let daemon = shared();
+    let (first, other) = (name("donor"), name("joins"));
+    daemon.ok(&["run", "-d", "--name", &first, "--ipc", "shareable", BOX, "sleep", "1000"]);
+    let (pid, ipc) = (format!("container:{first}"), format!("container:{first}"));
+    daemon.ok(&["create", "--name", &other, "--pid", &pid, "--ipc", &ipc, BOX, "sh", "-c", "ps | grep -c 'sleep 1000'"]);
+    let id = daemon.inspect(&first)["Id"].as_str().unwrap().to_owned();
+    let host = daemon.inspect(&other)["HostConfig"].clone();
+    assert_eq!(
+        (host["PidMode"].as_str(), host["IpcMode"].as_str()),
+        (Some(&*format!("container:{id}")), Some(&*format!("container:{id}")))
+    );
+    daemon.ok(&["rename", &first, &format!("{first}-renamed")]);
+    assert_ne!(daemon.ok(&["start", "-a", &other]), "0");
+    daemon.ok(&["rm", "-f", &format!("{first}-renamed"), &other]);
+}
+
+#[test]
+fn what_has_no_effect_is_refused() {
+    let daemon = shared();
+    let empty = tempfile::tempdir().unwrap();
+    let device = empty.path().display().to_string();
+    for (flags, text) in [
+        (&["--uts", "host", "--domainname", "x"][..], "domainname and the UTS mode"),
+        (&["--device", &device], "not a device node"),
+        (&["--log-opt", "max-size=0"], "max-size must be a positive number"),
+        (&["--log-opt", "mode=odd"], "logging mode not supported: odd"),
+        (&["--log-opt", "max-buffer-size=1m"], "only supported with 'mode=non-blocking'"),
+        (&["--log-opt", "tag={{.Nope}}"], ".Nope"),
+        (&["-v", "/tmp:/x:z,Z"], "invalid mode: z,Z"),
+        (&["--annotation", "=x"], "annotation"),
+        (&["--cap-add", "CAP_ALL"], "CAP_ALL"),
+        (&["--cpus", "0.001"], "range of CPUs is from 0.01"),
+        (&["--cpu-rt-period", "1000", "--cpu-rt-runtime", "2000"], "cannot be higher than cpu real-time period"),
+    ] {
+        let said = daemon.fails(125, &[&["run", "--rm"], flags, &[BOX, "true"]].concat());
+        assert!(said.contains(text), "{flags:?}: {said}");
+    }
+}
+
+#[test]
+fn names_of_the_host_in_hosts() {
+    let daemon = shared();
+    for (flags, names) in [
+        (&["--hostname", "web.example.org"][..], "web.example.org web"),
+        (&["--hostname", "web", "--domainname", "example.org"], "web.example.org web"),
+        (&["--hostname", "web"], "web"),
+    ] {
+        let hosts = daemon.ok(&[&["run", "--rm"], flags, &[BOX, "cat", "/etc/hosts"]].concat());
+        assert!(hosts.lines().any(|line| line.split_once('\t').is_some_and(|(_, own)| own == names)), "{flags:?}: {hosts}");
+    }
+}
+
+#[test]
+fn whoever_shares_a_network_has_its_host_name() {
+    let daemon = shared();
+    let donor = name("host-donor");
+    let shares = format!("container:{donor}");
+    for flags in [&[][..], &["--hostname", "given"]] {
+        daemon.ok(&[&["run", "-d", "--name", &donor], flags, &[BOX, "sleep", "1000"]].concat());
+        let own = daemon.ok(&["exec", &donor, "hostname"]);
+        // An exec knows it as the container's process does.
+        assert_eq!(daemon.ok(&["exec", &donor, "sh", "-c", "env | grep ^HOSTNAME="]), format!("HOSTNAME={own}"));
+        let script = "hostname; cat /etc/hostname; echo $HOSTNAME; hostname -i > /dev/null && echo known";
+        let seen = daemon.ok(&["run", "--rm", "--network", &shares, BOX, "sh", "-c", script]);
+        assert_eq!(seen, format!("{own}\n{own}\n{own}\nknown"));
+        daemon.ok(&["rm", "-f", &donor]);
+    }
+}

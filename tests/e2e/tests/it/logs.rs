@@ -242,3 +242,15 @@ fn a_tag_comes_with_the_details() {
     assert_eq!(daemon.ok(&["logs", "--details", &name]), "tag=web one");
     daemon.ok(&["rm", &name]);
 }
+
+#[test]
+fn a_tag_tells_of_the_container() {
+    let daemon = shared();
+    let name = name("tag");
+    daemon.ok(&["run", "--name", &name, "--log-opt", "tag={{.Name}}/{{ .ID }}/{{.ImageName}}", BOX, "echo", "x"]);
+    let id = daemon.inspect(&name)["Id"].as_str().unwrap()[..12].to_owned();
+    let file = daemon.inspect(&name)["LogPath"].as_str().unwrap().to_owned();
+    let line = std::fs::read_to_string(file).unwrap();
+    assert!(line.contains(&format!("\"tag\":\"{name}/{id}/{BOX}\"")), "{line}");
+    daemon.ok(&["rm", &name]);
+}

@@ -197,8 +197,8 @@ fn host(flags: &ContainerFlags, binds: Vec<String>, bindings: PortMap, network_m
         volume_driver: text(&flags.volume_driver),
         volumes_from: list(&flags.volumes_from),
         annotations: map(&flags.annotation),
-        cap_add: list(&flags.cap_add),
-        cap_drop: list(&flags.cap_drop),
+        cap_add: list(&capabilities(&flags.cap_add)),
+        cap_drop: list(&capabilities(&flags.cap_drop)),
         cgroupns_mode: text(&flags.cgroupns),
         dns: Some(flags.dns.clone()),
         dns_options: Some(flags.dns_option.clone()),
@@ -338,6 +338,16 @@ fn apply_plain_flags(flags: &ContainerFlags, first: &mut Attachment, user_define
         first.link_local = flags.link_local_ip.clone();
     }
     Ok(())
+}
+
+/// `net_raw` as `CAP_NET_RAW`, in order and once each, as docker's client sends them.
+fn capabilities(names: &[String]) -> Vec<String> {
+    let full = |name: &String| {
+        let name = name.to_ascii_uppercase();
+        if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") }
+    };
+    let sorted: std::collections::BTreeSet<String> = names.iter().map(full).collect();
+    sorted.into_iter().collect()
 }
 
 #[cfg(test)]

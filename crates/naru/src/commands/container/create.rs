@@ -32,7 +32,9 @@ pub const VERB: Verb = verb!(
 async fn run(cx: Cx, options: Options) -> Result<i32> {
     options.flags.refuse_foreign().map_err(Failure::message)?;
     // What the command line is wrong about has its own status; what the engine refuses is a plain error.
-    let assembled = prepare(cx, &options.flags, &options.args).map_err(|failure| failure.with_help(&cx.program, "create", USAGE))?;
+    let help = |failure: Failure| failure.with_help(&cx.program, "create", USAGE);
+    check_pull_policy(&options.flags).map_err(help)?;
+    let assembled = prepare(cx, &options.flags, &options.args).map_err(help)?;
     let created = create(cx, &options.flags, assembled).await?;
     crate::output::line(&created.id).map(|()| 0)
 }
@@ -48,12 +50,20 @@ pub fn prepare(cx: Cx, flags: &ContainerFlags, args: &[String]) -> Result<Assemb
     assemble(flags, args, &proxies).map_err(Failure::message)
 }
 
+fn check_pull_policy(flags: &ContainerFlags) -> Result<()> {
+    match flags.pull.as_deref() {
+        None | Some("always" | "missing" | "never" | "") => Ok(()),
+        Some(other) => {
+            let text = format!("invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\"");
+            Err(Failure::message(text))
+        }
+    }
+}
+
 /// Creates the container, pulling its image as the policy says.
 pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Result<ContainerCreateResponse> {
+    check_pull_policy(flags)?;
     let policy = flags.pull.as_deref().unwrap_or("missing");
-    if !matches!(policy, "always" | "missing" | "never" | "") {
-        return Err(Failure::message(format!("invalid pull option: '{policy}': must be one of \"always\", \"missing\" or \"never\"")));
-    }
     let id_file = match &flags.cidfile {
         Some(path) if !path.is_empty() => Some(IdFile::new(path)?),
         _ => None,
@@ -63,6 +73,10 @@ pub async fn create(cx: Cx, flags: &ContainerFlags, assembled: Assembled) -> Res
         crate::output::error_line(&format!("WARNING: Localhost DNS ({dns}) may fail in containers."));
     }
     let image = assembled.config.image.clone();
+    let hex = image.strip_prefix("sha256:").unwrap_or(&image);
+    if !(hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))) {
+        crate::parse::reference(&image).map_err(Failure::message)?;
+    }
     let platform = flags.platform.clone().or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok()).unwrap_or_default();
     if !platform.is_empty() {
         crate::commands::image::platform_json(&platform)?;

@@ -1,6 +1,6 @@
 //! `update`
 
-use naru_api::models::{RestartPolicy, UpdateRequest};
+use naru_api::models::UpdateRequest;
 
 use crate::cli::context::Cx;
 use crate::cli::error::{Failure, Result};
@@ -52,8 +52,8 @@ pub struct Options {
     #[arg(long, value_name = "int", value_parser = parse_int)]
     pids_limit: Option<i64>,
     /// Restart policy when the container exits
-    #[arg(long, value_name = "string", value_parser = crate::parse::restart_policy)]
-    restart: Option<RestartPolicy>,
+    #[arg(long, value_name = "string")]
+    restart: Option<String>,
     args: Vec<String>,
 }
 
@@ -95,6 +95,7 @@ async fn run(cx: Cx, o: Options) -> Result<i32> {
     if !o.changes() {
         return Err(Failure::message("you must provide one or more flags when using this command"));
     }
+    let restart = o.restart.as_deref().map(crate::parse::restart_policy).transpose().map_err(Failure::message)?;
     let request = UpdateRequest {
         blkio_weight: o.blkio_weight.unwrap_or(0),
         cpu_period: o.cpu_period.unwrap_or(0),
@@ -110,7 +111,7 @@ async fn run(cx: Cx, o: Options) -> Result<i32> {
         memory_reservation: o.memory_reservation.unwrap_or(0),
         memory_swap: o.memory_swap.unwrap_or(0),
         pids_limit: o.pids_limit.filter(|limit| *limit != 0),
-        restart_policy: o.restart.unwrap_or_default(),
+        restart_policy: restart.unwrap_or_default(),
         ..UpdateRequest::default()
     };
     if o.kernel_memory.is_some() {
