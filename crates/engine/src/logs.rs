@@ -3,7 +3,9 @@
 //! ```text
 //! <id>-json.log.2.gz  <id>-json.log.1  <id>-json.log     oldest … newest
 //! ```
-//! The monitor writes; this only reads. Follow mode is woken by inotify, never by polling.
+//! The monitor writes; this only reads. Follow mode is woken by inotify, never by polling. Files are opened before the first of
+//! them is read, and found again by their inode, so that a log which turns over meanwhile loses no line, as long as the reader
+//! is not slower than all files together.
 
 use crate::error::{EngineError, Result};
 use jiff::Timestamp;
@@ -58,27 +60,33 @@ pub struct LogReader {
     query: LogQuery,
     current: Option<BufReader<File>>,
     partial: Vec<u8>,
+    /// The newest message read: where a file that was compressed meanwhile has ended.
+    last: Option<Timestamp>,
 }
 
 impl LogReader {
     /// Opens the log at `path`; a log that does not exist yet is empty.
     pub fn new(path: &Path, query: LogQuery) -> Self {
-        LogReader { path: path.to_owned(), query, current: None, partial: Vec::new() }
+        LogReader { path: path.to_owned(), query, current: None, partial: Vec::new(), last: None }
     }
 
     /// Hands every message written so far to `sink`, which returns false to stop.
     pub fn read_past(&mut self, sink: &mut dyn FnMut(Line) -> bool) -> Result<()> {
-        match self.query.tail {
-            Some(0) => self.skip_to_end(),
-            Some(count) => {
-                let (older, start) = self.tail_start(count)?;
-                self.scan(older, start, sink)
-            }
-            None => {
-                let older = rotated_files(&self.path).into_iter().map(|path| Part { path, skip: 0 }).collect();
-                self.scan(older, 0, sink)
-            }
+        if self.query.tail == Some(0) {
+            return self.skip_to_end();
         }
+        let mut files = Files::open(&self.path, None)?;
+        let start = self.query.tail.map_or(Ok(0), |count| files.keep_last(&self.path, count))?;
+        let go_on = self.drain_older(files.older, None, sink)?;
+        if let Some(mut file) = files.current {
+            file.seek(SeekFrom::Start(start)).map_err(EngineError::io("read", &self.path))?;
+            let mut reader = BufReader::with_capacity(256 << 10, file);
+            if go_on {
+                self.drain(&mut reader, sink)?;
+            }
+            self.current = Some(reader);
+        }
+        Ok(())
     }
 
     /// Hands what was appended since the last read to `sink`; follows a rotation.
@@ -87,77 +95,155 @@ impl LogReader {
             if self.current.is_none() {
                 self.current = open(&self.path)?.map(BufReader::new);
             }
-            let Some(reader) = &mut self.current else { return Ok(()) };
-            if !drain(reader, &mut self.partial, &self.query, sink).map_err(EngineError::io("read", &self.path))? {
+            let Some(mut reader) = self.current.take() else { return Ok(()) };
+            let go_on = self.drain(&mut reader, sink)?;
+            if !go_on || !rotated(reader.get_ref(), &self.path) {
+                self.current = Some(reader);
                 return Ok(());
             }
-            if !rotated(reader.get_ref(), &self.path) {
+            // What came between its end and the turn is still in it.
+            if !self.drain(&mut reader, sink)? {
                 return Ok(());
             }
-            self.current = None;
             self.partial.clear();
+            let files = Files::open(&self.path, Some(reader.get_ref()))?;
+            let after = if files.found { None } else { self.last };
+            if !self.drain_older(files.older, after, sink)? {
+                return Ok(());
+            }
+            self.current = files.current.map(BufReader::new);
         }
+    }
+
+    /// Reads the current file to its end. False when the sink has enough.
+    fn drain(&mut self, reader: &mut BufReader<File>, sink: &mut dyn FnMut(Line) -> bool) -> Result<bool> {
+        drain(reader, &mut self.partial, &self.query, &mut self.last, None, sink).map_err(EngineError::io("read", &self.path))
+    }
+
+    /// Reads files that have been turned over; messages up to `after` have been read.
+    fn drain_older(&mut self, files: Vec<Older>, after: Option<Timestamp>, sink: &mut dyn FnMut(Line) -> bool) -> Result<bool> {
+        for older in files {
+            let (query, last) = (&self.query, &mut self.last);
+            let mut read = || -> std::io::Result<bool> {
+                let mut reader = older.reader()?;
+                for _ in 0..older.skip {
+                    reader.skip_until(b'\n')?;
+                }
+                drain(&mut reader, &mut Vec::new(), query, last, after, sink)
+            };
+            if !read().map_err(EngineError::io("read", &older.path))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn skip_to_end(&mut self) -> Result<()> {
         if let Some(mut file) = open(&self.path)? {
             file.seek(SeekFrom::End(0)).map_err(EngineError::io("seek in", &self.path))?;
             self.current = Some(BufReader::new(file));
-        }
-        Ok(())
-    }
-
-    /// Where the last `count` lines begin: the older files that hold some of them, oldest first, and a place in the current one.
-    /// Files of which none is wanted are not opened.
-    fn tail_start(&self, count: usize) -> Result<(Vec<Part>, u64)> {
-        let (mut missing, mut start) = (count, 0);
-        if let Some(mut file) = open(&self.path)? {
-            let found;
-            (start, found) = last_lines(&mut file, missing).map_err(EngineError::io("read", &self.path))?;
-            missing -= found;
-        }
-        let mut older = Vec::new();
-        for path in rotated_files(&self.path).into_iter().rev() {
-            if missing == 0 {
-                break;
-            }
-            let Some(mut reader) = open_older(&path)? else { continue };
-            let lines = count_lines(&mut reader).map_err(EngineError::io("read", &path))?;
-            older.insert(0, Part { path, skip: lines.saturating_sub(missing) });
-            missing = missing.saturating_sub(lines);
-        }
-        Ok((older, start))
-    }
-
-    fn scan(&mut self, older: Vec<Part>, start: u64, sink: &mut dyn FnMut(Line) -> bool) -> Result<()> {
-        let mut go_on = true;
-        for Part { path, skip } in older {
-            let Some(mut reader) = open_older(&path)?.filter(|_| go_on) else { continue };
-            let query = &self.query;
-            let mut read = || -> std::io::Result<bool> {
-                for _ in 0..skip {
-                    reader.skip_until(b'\n')?;
-                }
-                drain(&mut reader, &mut Vec::new(), query, sink)
-            };
-            go_on = read().map_err(EngineError::io("read", &path))?;
-        }
-        if let Some(mut file) = open(&self.path)? {
-            file.seek(SeekFrom::Start(start)).map_err(EngineError::io("read", &self.path))?;
-            let mut reader = BufReader::with_capacity(256 << 10, file);
-            if go_on {
-                drain(&mut reader, &mut self.partial, &self.query, sink).map_err(EngineError::io("read", &self.path))?;
-            }
-            self.current = Some(reader);
+            self.last = Some(Timestamp::now());
         }
         Ok(())
     }
 }
 
-/// A rotated file, and how many of its lines are not wanted.
-struct Part {
+/// A file that has been turned over.
+struct Older {
     path: PathBuf,
+    file: File,
+    /// So many of its lines are not wanted.
     skip: usize,
+}
+
+impl Older {
+    /// From its beginning, inflated where it is compressed.
+    fn reader(&self) -> std::io::Result<Box<dyn BufRead + '_>> {
+        (&self.file).seek(SeekFrom::Start(0))?;
+        let is_compressed = self.path.extension().is_some_and(|extension| extension == "gz");
+        Ok(if is_compressed {
+            Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(&self.file)))
+        } else {
+            Box::new(BufReader::new(&self.file))
+        })
+    }
+}
+
+/// All files of a log at one moment.
+struct Files {
+    /// Turned over, the oldest first.
+    older: Vec<Older>,
+    /// The one that is written to.
+    current: Option<File>,
+    /// The file asked for was met; what is older than it was not opened.
+    found: bool,
+}
+
+impl Files {
+    /// So often a log may turn over while its files are opened.
+    const ATTEMPTS: u32 = 100;
+
+    fn numbered(path: &Path, number: u32) -> Result<Option<Older>> {
+        for suffix in ["", ".gz"] {
+            let path = PathBuf::from(format!("{}.{number}{suffix}", path.display()));
+            if let Some(file) = open(&path)? {
+                return Ok(Some(Older { path, file, skip: 0 }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the newest file, then the older ones, up to `known`; anew when the log has turned over meanwhile.
+    fn open(path: &Path, known: Option<&File>) -> Result<Files> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let mut files = Files { older: vec![], current: open(path)?, found: false };
+            let mut moving = false;
+            for number in 1.. {
+                let Some(older) = Self::numbered(path, number)? else {
+                    // The names move up one by one, the highest first.
+                    moving = Self::numbered(path, number + 1)?.is_some();
+                    break;
+                };
+                if known.is_some_and(|known| same(&older.file, known)) {
+                    files.found = true;
+                    break;
+                }
+                files.older.push(older);
+            }
+            files.older.reverse();
+            let turned = match &files.current {
+                Some(current) => rotated(current, path),
+                // Between the old file's new name and the new file.
+                None => !files.older.is_empty() || files.found,
+            };
+            if !(turned || moving) || attempts == Self::ATTEMPTS {
+                return Ok(files);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Leaves the last `count` lines, in the files that hold some of them: where they begin in the current one.
+    fn keep_last(&mut self, path: &Path, count: usize) -> Result<u64> {
+        let (start, found) = match &mut self.current {
+            Some(file) => last_lines(file, count).map_err(EngineError::io("read", path))?,
+            None => (0, 0),
+        };
+        let (mut missing, mut needed) = (count - found, Vec::new());
+        for mut older in std::mem::take(&mut self.older).into_iter().rev() {
+            if missing == 0 {
+                break;
+            }
+            let lines = older.reader().and_then(|mut reader| count_lines(&mut reader)).map_err(EngineError::io("read", &older.path))?;
+            older.skip = lines.saturating_sub(missing);
+            missing = missing.saturating_sub(lines);
+            needed.insert(0, older);
+        }
+        self.older = needed;
+        Ok(start)
+    }
 }
 
 /// Where the last `count` lines of a file begin, and how many there are.
@@ -195,13 +281,6 @@ fn count_lines(reader: &mut dyn BufRead) -> std::io::Result<usize> {
     }
 }
 
-/// A rotated file, inflated where it is compressed.
-fn open_older(path: &Path) -> Result<Option<Box<dyn BufRead>>> {
-    let Some(file) = open(path)? else { return Ok(None) };
-    let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
-    Ok(Some(if is_compressed { Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))) } else { Box::new(BufReader::new(file)) }))
-}
-
 fn open(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -210,14 +289,9 @@ fn open(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Rotated files, oldest first.
-fn rotated_files(path: &Path) -> Vec<PathBuf> {
-    let numbered = |number: u32, suffix: &str| PathBuf::from(format!("{}.{number}{suffix}", path.display()));
-    let mut files: Vec<PathBuf> = (1..)
-        .map_while(|number| [numbered(number, ""), numbered(number, ".gz")].into_iter().find(|candidate| candidate.exists()))
-        .collect();
-    files.reverse();
-    files
+fn same(one: &File, other: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    matches!((one.metadata(), other.metadata()), (Ok(one), Ok(other)) if (one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// True when the file read is no longer the one of that name.
@@ -229,8 +303,16 @@ fn rotated(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Reads whole lines; an unfinished last one stays in `partial`. False when the sink has enough.
-fn drain(reader: &mut dyn BufRead, partial: &mut Vec<u8>, query: &LogQuery, sink: &mut dyn FnMut(Line) -> bool) -> std::io::Result<bool> {
+/// Reads whole lines; an unfinished last one stays in `partial`. Messages up to `after` are skipped. False when the sink has
+/// enough.
+fn drain(
+    reader: &mut dyn BufRead,
+    partial: &mut Vec<u8>,
+    query: &LogQuery,
+    last: &mut Option<Timestamp>,
+    after: Option<Timestamp>,
+    sink: &mut dyn FnMut(Line) -> bool,
+) -> std::io::Result<bool> {
     loop {
         let read = reader.take(LONGEST_LINE).read_until(b'\n', partial)?;
         if read == 0 {
@@ -241,10 +323,12 @@ fn drain(reader: &mut dyn BufRead, partial: &mut Vec<u8>, query: &LogQuery, sink
         }
         // A damaged line (full disk, power cut) is skipped: the rest of the log is still worth reading.
         if let Ok(line) = serde_json::from_slice::<Line>(partial)
-            && query.wants(&line)
-            && !sink(line)
+            && after.is_none_or(|after| line.time > after)
         {
-            return Ok(false);
+            *last = Some(line.time);
+            if query.wants(&line) && !sink(line) {
+                return Ok(false);
+            }
         }
         partial.clear();
     }
@@ -330,5 +414,45 @@ mod tests {
         write(&path, 4..5);
         assert_eq!(collect(&mut reader, true), ["4"]);
         assert_eq!(collect(&mut LogReader::new(&path, both()), false), ["0", "1", "2", "3", "4"]);
+    }
+
+    #[test]
+    fn following_loses_nothing_when_the_log_turns_over_more_than_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let named = |number: u32| dir.path().join(format!("log.{number}"));
+        let line = |number: u32| {
+            let mut file = File::options().create(true).append(true).open(&path).unwrap();
+            writeln!(file, r#"{{"log":"{number}\n","stream":"stdout","time":"2024-01-01T00:00:00.{number:03}Z"}}"#).unwrap();
+        };
+        let turn = || {
+            drop(std::fs::rename(named(2), named(3)));
+            drop(std::fs::rename(named(1), named(2)));
+            std::fs::rename(&path, named(1)).unwrap();
+        };
+        let mut reader = LogReader::new(&path, both());
+        line(1);
+        assert_eq!(collect(&mut reader, false), ["1"]);
+        // Its end has been read; more comes, and only then it turns over, twice.
+        line(2);
+        turn();
+        line(3);
+        turn();
+        line(4);
+        assert_eq!(collect(&mut reader, true), ["2", "3", "4"]);
+        // Between two names nothing is lost either.
+        line(5);
+        turn();
+        assert_eq!(collect(&mut reader, true), ["5"]);
+        line(6);
+        assert_eq!(collect(&mut reader, true), ["6"]);
+        // Compressed meanwhile, the file that was read is found by what was read of it.
+        turn();
+        let mut packed = flate2::write::GzEncoder::new(File::create(dir.path().join("log.1.gz")).unwrap(), flate2::Compression::fast());
+        packed.write_all(&std::fs::read(named(1)).unwrap()).unwrap();
+        packed.finish().unwrap();
+        std::fs::remove_file(named(1)).unwrap();
+        line(7);
+        assert_eq!(collect(&mut reader, true), ["7"]);
     }
 }

@@ -170,6 +170,9 @@ impl Sink {
         }
         if keep_old {
             drop(std::fs::rename(&settings.path, numbered(1, false)));
+        } else {
+            // Who reads it reads on in the old file; cut to nothing it would be taken for one that has not grown.
+            drop(std::fs::remove_file(&settings.path));
         }
         match open(&settings.path, !keep_old) {
             Ok((file, size)) => (self.file, self.size) = (file, size),

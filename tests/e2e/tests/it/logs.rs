@@ -254,3 +254,21 @@ fn a_tag_tells_of_the_container() {
     assert!(line.contains(&format!("\"tag\":\"{name}/{id}/{BOX}\"")), "{line}");
     daemon.ok(&["rm", &name]);
 }
+
+#[test]
+fn following_a_log_of_one_file() {
+    let daemon = shared();
+    let name = name("single");
+    let script = "until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i of a single log; [ $((i % 10)) = 0 ] && sleep 0.02; done; true";
+    daemon.ok(&["run", "-d", "--name", &name, "--log-opt", "max-size=20k", "--log-opt", "max-file=1", BOX, "sh", "-c", script]);
+    let mut client = daemon.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    daemon.ok(&["exec", &name, "touch", "/go"]);
+    let mut text = String::new();
+    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(client.wait().unwrap().success());
+    let numbers: Vec<u32> = text.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+    // A file that is gone cannot be read by who comes late; what is read is whole, in order and up to the end.
+    assert!(numbers.is_sorted() && numbers.last() == Some(&600) && numbers.len() > 300, "{}", numbers.len());
+    assert!(text.lines().all(|line| line.ends_with(" of a single log")), "{text}");
+    daemon.ok(&["rm", &name]);
+}
