@@ -21,10 +21,10 @@ use crate::spec::{Attachment, ContainerSpec, RestartMode};
 use jiff::Timestamp;
 use naru_runtime::monitor::{Event as MonitorEvent, Request};
 use naru_runtime::spawner::AttachStream;
-use naru_types::{ContainerId, Name, Signal};
+use naru_types::{ContainerId, ErrorKind, Name, Signal};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -583,7 +583,17 @@ impl Actor {
     }
 
     async fn freeze(&self, freeze: bool) -> Result<()> {
-        launch::freeze(&self.view, freeze).await
+        launch::freeze(&self.view, freeze).await.map_err(|error| if self.ended_under(&error) { self.not_running() } else { error })
+    }
+
+    /// Whether a request failed because the process ended meanwhile, of which the monitor is about to tell.
+    fn ended_under(&self, error: &EngineError) -> bool {
+        let told = matches!(error, EngineError::Gone(_) | EngineError::Denied { kind: ErrorKind::Conflict, .. });
+        told || self.view.state.pid().is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    }
+
+    fn not_running(&self) -> EngineError {
+        EngineError::conflict(format!("container {} is not running", self.view.id))
     }
 
     async fn on_stop(&mut self, options: StopOptions, reply: Reply<()>) {
@@ -621,12 +631,11 @@ impl Actor {
             return;
         }
         if !self.view.state.is_running() {
-            let text = format!("cannot kill container: {}: container {} is not running", self.view.name, self.view.id);
-            reply.send(Err(EngineError::conflict(text))).ok();
+            reply.send(Err(self.cannot_kill())).ok();
             return;
         }
         let result = match self.apply(if deadly { Input::Stop } else { Input::Signal }).await {
-            Ok(()) => self.send_signal(signal).await,
+            Ok(()) => self.send_signal(signal).await.map_err(|error| if self.ended_under(&error) { self.cannot_kill() } else { error }),
             Err(error) => Err(error),
         };
         if result.is_ok() {
@@ -637,6 +646,10 @@ impl Actor {
             }
         }
         reply.send(result).ok();
+    }
+
+    fn cannot_kill(&self) -> EngineError {
+        EngineError::conflict(format!("cannot kill container: {}: container {} is not running", self.view.name, self.view.id))
     }
 
     /// Handles events until the live run has ended.
@@ -665,8 +678,12 @@ impl Actor {
             self.apply(Input::Stop).await?;
             self.stopping = true;
             let signal = options.signal.unwrap_or(self.view.spec.process.stop_signal);
-            self.send_signal(signal).await?;
-            self.emit("kill", &[("signal", signal.number().to_string())]);
+            match self.send_signal(signal).await {
+                Ok(()) => self.emit("kill", &[("signal", signal.number().to_string())]),
+                // What is to end has ended.
+                Err(error) if self.ended_under(&error) => {}
+                Err(error) => return Err(error),
+            }
             let seconds = options.timeout.or(self.view.spec.process.stop_timeout).unwrap_or(DEFAULT_STOP_TIMEOUT);
             let deadline = u64::try_from(seconds).ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
             // A container with --rm would be deleted by its end; a restart keeps it (as Docker does).
@@ -726,7 +743,11 @@ impl Actor {
         let mut spec = (*self.view.spec).clone();
         change(&mut spec);
         if self.view.state.is_running() {
-            launch::update(&self.view, &spec).await?;
+            match launch::update(&self.view, &spec).await {
+                // Its cgroup is gone: the next start has the limits.
+                Err(error) if self.ended_under(&error) => {}
+                other => other?,
+            }
         }
         let json = serde_json::to_string(&spec).expect("specifications are plain data");
         self.engine.db.put_spec(self.view.id.as_str(), json).await?;
@@ -744,10 +765,18 @@ impl Actor {
 
     /// Kills the container, which was `frozen` before its state said that it goes, and waits for its end.
     async fn kill_all(&mut self, frozen: bool) -> Result<()> {
-        self.kill_now().await.or_else(|error| if self.watch.is_none() { Ok(()) } else { Err(error) })?;
-        if frozen {
-            // A frozen process cannot receive its signal.
-            self.freeze(false).await?;
+        if let Err(error) = self.kill_now().await
+            && self.watch.is_some()
+            && !self.ended_under(&error)
+        {
+            return Err(error);
+        }
+        // A frozen process cannot receive its signal.
+        if frozen
+            && let Err(error) = self.freeze(false).await
+            && !self.ended_under(&error)
+        {
+            return Err(error);
         }
         let id = self.view.id.clone();
         match tokio::time::timeout(KILL_PATIENCE, self.await_end(None)).await {

@@ -42,10 +42,12 @@ impl Actor {
     }
 
     pub(super) async fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        let not_running = || EngineError::conflict(format!("Container {} is not running", self.view.id));
         if !self.view.state.is_running() {
-            return Err(EngineError::conflict(format!("Container {} is not running", self.view.id)));
+            return Err(not_running());
         }
-        monitor::ask(&self.directory, &Request::Resize { exec: None, rows, columns }).await?;
+        let asked = monitor::ask(&self.directory, &Request::Resize { exec: None, rows, columns }).await;
+        asked.map_err(|error| if self.ended_under(&error) { not_running() } else { error })?;
         self.emit("resize", &[("height", rows.to_string()), ("width", columns.to_string())]);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! create, run, start, stop, kill, restart, pause, wait, rename, rm and their exit codes.
 
-use naru_e2e::{BOX, name, shared};
+use naru_e2e::{BOX, name, rounds, shared};
 
 #[test]
 fn run_prints_and_passes_the_code_on() {
@@ -205,4 +205,35 @@ fn a_kill_is_no_stop() {
     daemon.ok(&["stop", "-t", "0", &name]);
     assert_eq!(actions(daemon, &name), ["create", "start", "kill", "die", "start", "kill", "kill", "die", "stop"]);
     daemon.ok(&["rm", &name]);
+}
+
+/// A request may come while its process ends: after the kernel has ended it, before the engine has heard of that.
+#[test]
+fn a_request_at_the_very_end_is_answered_as_before_or_after_it() {
+    let daemon = shared();
+    for (method, call, allowed) in [
+        ("DELETE", "?force=1", &[204][..]),
+        ("POST", "/restart?t=0", &[204]),
+        ("POST", "/stop?t=1", &[204, 304]),
+        ("POST", "/kill?signal=KILL", &[204, 409]),
+        ("POST", "/kill?signal=USR2", &[204, 409]),
+        ("POST", "/pause", &[204, 409]),
+        ("POST", "/resize?h=10&w=10", &[200, 409]),
+        ("POST", "/update", &[200]),
+    ] {
+        for round in 0..rounds(10) {
+            let name = name("ending");
+            daemon.ok(&["run", "-d", "--name", &name, "-t", BOX, "sleep", "1000"]);
+            let pid = daemon.inspect(&name)["State"]["Pid"].as_i64().unwrap();
+            let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(u64::from(round % 10) * 300));
+            let body = call.starts_with("/update").then_some(r#"{"PidsLimit":50}"#);
+            let (status, text) = daemon.api(method, &format!("/v1.51/containers/{name}{call}"), body);
+            assert!(allowed.contains(&status), "{call}: {status} {text}");
+            if method != "DELETE" {
+                daemon.ok(&["rm", "-f", &name]);
+            }
+        }
+    }
 }
