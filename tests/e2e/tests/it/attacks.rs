@@ -150,7 +150,7 @@ fn links_that_move_lead_no_copy_outside() {
     std::fs::write(canary.path().join("note"), "of the host").unwrap();
     let at = canary.path().display();
     let script = format!(
-        "mkdir -p /real{at} /w; echo inside > /real{at}/note; ln -s {at} /link; mkdir -p /w/dir; echo inside > /w/dir/note; \
+        "mkdir -p /real{at} /w; echo inside > /real{at}/note; ln -s {at} /link; mkdir -p /w/dir; echo inside > /w/note; mv /w/note /w/dir/note; \
          while :; do mv /w/dir /w/x; ln -s {at} /w/dir; rm /w/dir; mv /w/x /w/dir; done"
     );
     daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", &script]);

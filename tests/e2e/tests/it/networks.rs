@@ -399,8 +399,8 @@ fn interfaces_on_a_parent() {
     let (one, two) = (Box::new(daemon, &["--network", &net.1]), Box::new(daemon, &["--network", &net.1, "--ip", "10.127.6.60"]));
     one.sh("ping -c 1 -W 5 10.127.6.60");
     one.sh(&format!("ping -c 1 -W 5 {}", two.1));
-    assert!(daemon.fails(1, &["network", "create", "-d", "macvlan", "-o", "macvlan_mode=tree", "x"]).contains("tree"));
-    let missing = daemon.run(&["network", "create", "-d", "macvlan", "-o", "parent=nosuch0", "x"]);
+    assert!(daemon.fails(1, &["network", "create", "-d", "macvlan", "-o", "macvlan_mode=tree", "macvlan-x"]).contains("tree"));
+    let missing = daemon.run(&["network", "create", "-d", "macvlan", "-o", "parent=nosuch0", "macvlan-x"]);
     assert!(missing.code == 1 && missing.err.contains("nosuch0"), "{missing:?}");
 }
 

@@ -69,7 +69,7 @@ fn links_may_be_too_small_for_ipv6() {
     let (server, client) = (Box::new(daemon, &["--network", &net.1]), Box::new(daemon, &["--network", &net.1]));
     assert_eq!(server.sh("cat /sys/class/net/eth0/mtu"), "600");
     client.sh(&format!("ping -c 1 {}", server.1));
-    assert!(daemon.fails(1, &["network", "create", "--ipv6", "-o", mtu, "x"]).contains("too small for IPv6"));
+    assert!(daemon.fails(1, &["network", "create", "--ipv6", "-o", mtu, "mtu-x"]).contains("too small for IPv6"));
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn links_of_the_host_s_own_stay() {
     let daemon = shared();
     let (bridge, other) = (Link::new("b", "type bridge").expect("the kernel has bridges"), Link::dummy());
     let named = |link: &str| format!("com.docker.network.bridge.name={link}");
-    let told = daemon.fails(1, &["network", "create", "-o", &named(&other.0), "x"]);
+    let told = daemon.fails(1, &["network", "create", "-o", &named(&other.0), "wire-x"]);
     assert!(told.contains("cannot use as a bridge"), "{told}");
     let default = daemon.bridge();
     for link in [&other.0, &bridge.0, &default] {
@@ -70,7 +70,7 @@ fn links_of_the_host_s_own_stay() {
     let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
     let links = String::from_utf8_lossy(&output.stdout).into_owned();
     let own = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: "))?.split('@').next()).expect("the host's end");
-    daemon.fails(1, &["network", "create", "-o", &named(own), "x"]);
+    daemon.fails(1, &["network", "create", "-o", &named(own), "wire-x"]);
     assert!(!shown(own).is_empty(), "{own}");
     drop(container);
     // A bridge that is there is used, and stays.
