@@ -230,7 +230,7 @@ mod tests {
         for (text, error) in [
             ("type=bind", "target is required"),
             ("target", "invalid field 'target' must be a key=value pair"),
-            ("target=/x,foo=1", "unknown option 'foo' in 'target=/x,foo=1'"),
+            ("target=/x,foo=1", "unexpected key 'foo' in 'foo=1'"),
             ("target=/x,ro=maybe", "invalid value for ro: maybe"),
             ("type=bind,target=/x,volume-nocopy", "cannot mix 'volume-*' options with mount type 'bind'"),
             ("type=tmpfs,target=/x,tmpfs-mode=9", "invalid value for tmpfs-mode: 9"),

@@ -104,6 +104,12 @@ fn attach_root(threads: SingleThread, bundle: &Path, rootfs: Option<&OwnedFd>) -
     Ok(path)
 }
 
+/// The message of the last error in a log of JSON objects: runc writes one a line, crun spreads each over several.
+fn last_error(text: &str) -> Option<String> {
+    let entries = serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>().map_while(Result::ok);
+    entries.filter(|entry| entry["level"] == "error").filter_map(|entry| entry["msg"].as_str().map(str::to_owned)).last()
+}
+
 impl Handle {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.runtime.program);
@@ -133,16 +139,9 @@ impl Handle {
     /// The last error in the program's log.
     fn explain(&self) -> StartFailure {
         let text = std::fs::read_to_string(self.directory.join("log")).unwrap_or_default();
-        let message = text
-            .lines()
-            .rev()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .find(|entry| entry["level"] == "error")
-            .and_then(|entry| entry["msg"].as_str().map(str::to_owned))
-            .unwrap_or_else(|| format!("{} failed without a message", self.runtime.program.display()));
-        let reason = if message.contains("executable file not found")
-            || (message.contains("exec") && message.contains("no such file or directory"))
-        {
+        let message = last_error(&text).unwrap_or_else(|| format!("{} failed without a message", self.runtime.program.display()));
+        let missing = message.contains("executable file") && message.contains("not found");
+        let reason = if missing || (message.contains("exec") && message.contains("no such file or directory")) {
             FailureReason::NotFound
         } else if message.contains("permission denied") || message.contains("is a directory") {
             FailureReason::PermissionDenied
@@ -216,5 +215,20 @@ impl Handle {
         // What it cannot delete it has never made.
         drop(self.run(self.command("delete").arg("--force").arg(&self.id), None));
         drop(std::fs::remove_dir_all(&self.directory));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_both_kinds_of_logs() {
+        let runc = "{\"level\":\"warning\",\"msg\":\"w\"}\n{\"level\":\"error\",\"msg\":\"first\"}\n{\"level\":\"error\",\"msg\":\"last\"}\n{\"level\":\"info\",\"msg\":\"i\"}\n";
+        assert_eq!(last_error(runc).as_deref(), Some("last"));
+        let crun =
+            "{\n    \"msg\": \"executable file `x` not found\",\n    \"level\": \"error\",\n    \"time\": \"2026-01-01T00:00:00Z\"\n}\n";
+        assert_eq!(last_error(crun).as_deref(), Some("executable file `x` not found"));
+        assert_eq!(last_error("no JSON"), None);
     }
 }

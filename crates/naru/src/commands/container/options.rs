@@ -105,7 +105,7 @@ pub struct ContainerFlags {
     #[arg(long, value_name = "string")]
     pub entrypoint: Option<String>,
     /// Set environment variables
-    #[arg(short = 'e', long, value_name = "list")]
+    #[arg(short = 'e', long, value_name = "list", value_parser = environment::variable)]
     pub env: Vec<String>,
     /// Read environment variables from a file
     #[arg(long, value_name = "list")]
