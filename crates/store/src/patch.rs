@@ -380,7 +380,7 @@ mod tests {
         assert_eq!(applied(&[r#"cmd ["a", "b c"]"#]).cmd.unwrap(), ["a", "b c"]);
         assert_eq!(applied(&[r#"ENTRYPOINT ["e"]"#]).cmd, None);
         assert_eq!(applied(&["CMD x", r#"ENTRYPOINT ["e"]"#]).cmd.unwrap(), ["/bin/sh", "-c", "x"]);
-        assert_eq!(applied(&["CMD"]).cmd.unwrap(), ["/bin/sh", "-c", ""]);
+        assert_eq!(applied(&["CMD"]).cmd.unwrap(), ["/bin/sh", "-c"]);
     }
 
     #[test]
