@@ -97,7 +97,7 @@ impl Actor {
             return Ok(());
         }
         let (engine, view, directory, place) = (Arc::clone(&self.engine), self.view.clone(), self.directory.clone(), self.place());
-        let job = move || engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&view), &place);
+        let job = move || engine.networks.write_names(&engine, &view, &directory, &launch::hostname(&engine, &view), &place);
         tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that tells containers names"))?
     }
 
