@@ -118,6 +118,9 @@ ip link del "$2" 2>/dev/null || busybox ip link del "$2" 2>/dev/null
 rm -rf "$1"
 "#;
 
+/// Of one test program; there are subnets for 125 programs.
+const MOST_DAEMONS: u32 = 128;
+
 impl Daemon {
     /// Starts a daemon with the busybox image.
     pub fn start() -> Daemon {
@@ -128,7 +131,9 @@ impl Daemon {
     pub fn with_flags(flags: &[&str]) -> Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // Processes of parallel test binaries differ in their pid; threads of one in the counter.
-        let number = (std::process::id() % 250) * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(next < MOST_DAEMONS, "more daemons than there are numbers: the next would be one that lives");
+        let number = (std::process::id() % 125) * MOST_DAEMONS + next;
         let root = PathBuf::from(format!("/tmp/ne-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&root).expect("/tmp takes directories");
         let mut keeper = Command::new("/bin/sh")

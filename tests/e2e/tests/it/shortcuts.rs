@@ -9,8 +9,9 @@ fn bridged(world: &World, to: &Place) -> u64 {
     let inside = to.run(|| program("ip -o link show eth0"));
     let index = inside.split_once("eth0@if").unwrap().1.split_once(':').unwrap().0.to_owned();
     world.host.run(move || {
-        let links = program("ip -o -s link");
-        let own = links.lines().find(|line| line.starts_with(&format!("{index}: "))).unwrap();
+        // A list may lack links when others change while it is made.
+        let mut lists = (0..100).map(|_| program("ip -o -s link"));
+        let own = lists.find_map(|list| list.lines().find(|line| line.starts_with(&format!("{index}: "))).map(str::to_owned)).unwrap();
         own.split_once("TX:").unwrap().1.split('\\').nth(1).unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
     })
 }
