@@ -10,6 +10,7 @@ use naru_runtime::monitor::{ExecRequest, Request, Response};
 use naru_runtime::spec::{ConsoleSize, Process};
 use naru_runtime::user::ResolvedUser;
 use naru_types::{ContainerId, Signal};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -238,11 +239,15 @@ fn live_pid(view: &View) -> Result<i32> {
     view.state.pid().ok_or_else(|| EngineError::conflict(format!("container {} is not running", view.id)))
 }
 
-/// Who a user is by the files of the container whose process is `pid`. Blocks.
-fn identity(pid: i32, user: &str, groups: &[String]) -> Result<ResolvedUser> {
+/// Who a user is by the files of the container, whose process is `pid`. Blocks.
+fn identity(id: &ContainerId, pid: i32, user: &str, groups: &[String]) -> Result<ResolvedUser> {
     let path = format!("/proc/{pid}/root");
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let root = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(|errno| EngineError::io("open", &path)(errno.into()))?;
+    let root = rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(|errno| match errno {
+        // It has ended at this very moment.
+        Errno::NOENT | Errno::SRCH => EngineError::conflict(format!("container {id} is not running")),
+        errno => EngineError::io("open", &path)(errno.into()),
+    })?;
     Ok(naru_runtime::user::resolve(std::os::fd::AsFd::as_fd(&root), user, groups)?)
 }
 
@@ -251,7 +256,8 @@ pub(crate) async fn check_user(container: &Container, name: &str, user: &str) ->
     let view = container.view();
     require_running(&view, name)?;
     let (pid, user) = (live_pid(&view)?, user.to_owned());
-    let job = tokio::task::spawn_blocking(move || identity(pid, &user, &[]));
+    let id = view.id.clone();
+    let job = tokio::task::spawn_blocking(move || identity(&id, pid, &user, &[]));
     let found = job.await.map_err(|_| EngineError::Gone("the thread that looked a user up"))?;
     found.map(drop).map_err(|error| match error {
         // The container is there: who is not found in it is no missing object to a client.
@@ -268,10 +274,10 @@ async fn process(engine: &Inner, view: &View, exec: &ExecSpec) -> Result<Process
     let spec = Arc::clone(&view.spec);
     let hostname = crate::launch::hostname(engine, view);
     let exec = exec.clone();
-    let pid = live_pid(view)?;
+    let (id, pid) = (view.id.clone(), live_pid(view)?);
     // Files of the image are read: not on an async thread.
     let job = move || -> Result<Process> {
-        let identity = identity(pid, exec.user.as_deref().unwrap_or(&spec.process.user), &spec.process.groups)?;
+        let identity = identity(&id, pid, exec.user.as_deref().unwrap_or(&spec.process.user), &spec.process.groups)?;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let mut order = Vec::new();
         for entry in linked.into_iter().chain(oci::base_env(&spec, &hostname, exec.tty)).chain(exec.env.iter().cloned()) {

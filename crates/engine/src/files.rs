@@ -3,6 +3,7 @@
 
 use crate::container::View;
 use crate::error::{EngineError, Result};
+use crate::phase::Phase;
 use crate::{Engine, Inner, launch, rootfs};
 use naru_runtime::view::{self, Part};
 use naru_store::Change;
@@ -51,9 +52,12 @@ impl Engine {
         work: impl FnOnce(&View, BorrowedFd<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let view = self.at_rest(reference).await?;
-        let inner = Arc::clone(&self.0);
+        let (inner, id) = (Arc::clone(&self.0), view.id.clone());
         let job = move || in_root(&inner, &view, |root| work(&view, root));
-        tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that works on files"))?
+        let done = tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that works on files"))?;
+        // What fails because the container is removed meanwhile is answered as after its removal.
+        let is_going = || self.find(id.as_str()).map_or(true, |found| found.view().state.phase == Phase::Removing);
+        done.map_err(|error| if is_going() { EngineError::NoSuchContainer(reference.to_owned()) } else { error })
     }
 
     /// What is at `path` in the container.

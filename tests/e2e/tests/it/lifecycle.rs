@@ -220,6 +220,8 @@ fn a_request_at_the_very_end_is_answered_as_before_or_after_it() {
         ("POST", "/pause", &[204, 409]),
         ("POST", "/resize?h=10&w=10", &[200, 409]),
         ("POST", "/update", &[200]),
+        ("POST", "/exec", &[201, 409]),
+        ("GET", "/archive?path=/bin/busybox", &[200]),
     ] {
         for round in 0..rounds(10) {
             let name = name("ending");
@@ -228,12 +230,32 @@ fn a_request_at_the_very_end_is_answered_as_before_or_after_it() {
             let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
             rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
             std::thread::sleep(std::time::Duration::from_micros(u64::from(round % 10) * 300));
-            let body = call.starts_with("/update").then_some(r#"{"PidsLimit":50}"#);
+            let body = match call {
+                "/update" => Some(r#"{"PidsLimit":50}"#),
+                "/exec" => Some(r#"{"Cmd":["true"],"User":"root"}"#),
+                _ => None,
+            };
             let (status, text) = daemon.api(method, &format!("/v1.51/containers/{name}{call}"), body);
             assert!(allowed.contains(&status), "{call}: {status} {text}");
             if method != "DELETE" {
                 daemon.ok(&["rm", "-f", &name]);
             }
         }
+    }
+}
+
+/// The same of one that is removed by its end.
+#[test]
+fn files_of_a_container_that_goes_are_there_or_not() {
+    let daemon = shared();
+    for round in 0..rounds(20) {
+        let name = name("going");
+        daemon.ok(&["run", "-d", "--rm", "--name", &name, BOX, "sleep", "1000"]);
+        let pid = daemon.inspect(&name)["State"]["Pid"].as_i64().unwrap();
+        let process = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(u64::from(round % 20) * 150));
+        let (status, text) = daemon.api("HEAD", &format!("/v1.51/containers/{name}/archive?path=/bin/busybox"), None);
+        assert!([200, 404].contains(&status), "{status} {text}");
     }
 }
