@@ -7,7 +7,7 @@
 //! on and without help of the engine. Only that br_netfilter is switched on has to be told: [`Filtering`].
 //!
 //! Rules of tc at the host's end of the sender come first; those at the receiver's are not asked, so that containers whose rate
-//! is limited must be left out. Source: bpf-helpers(7), tc-bpf(8).
+//! is limited must be left out. Nor is what the bridge has learned: two with one address must be left out, too. Source: bpf-helpers(7), tc-bpf(8).
 
 mod btf;
 mod filtering;
@@ -77,12 +77,11 @@ impl Shortcuts {
     }
 
     /// What others send to the container goes directly to it, and what it sends to those that are open, too. To be done again when
-    /// the filtering has changed.
+    /// the filtering of the bridge has changed.
     pub fn open(&self, links: &Links, host_name: &LinkName, way: Way, filtering: Filtering) -> Result<()> {
         let name = host_name.as_str();
         let Some(link) = links.find(host_name)? else { return Err(Error::kernel("look at", name, Errno::NODEV)) };
-        let asleep = filtering == Filtering::Asleep && !filtering::is_awake_for(links, way.bridge)?;
-        let element = link.index | if asleep { ONE_HOOK_SLEEPS } else { 0 };
+        let element = link.index | if filtering == Filtering::Asleep { ONE_HOOK_SLEEPS } else { 0 };
         self.table.set(&way.key(), element).map_err(|errno| Error::kernel("make a shortcut to", name, errno))?;
         let mut batch = Batch::default();
         let queue = traffic_control(link.index, INGRESS_HANDLE, INGRESS, 0);

@@ -35,10 +35,15 @@ impl Filtering {
             _ => Filtering::Awake,
         }
     }
+
+    /// As it is for the packets of a bridge.
+    pub fn of(self, links: &Links, bridge: u32) -> Result<Filtering> {
+        Ok(if self == Filtering::Asleep && is_awake_for(links, bridge)? { Filtering::Awake } else { self })
+    }
 }
 
 /// Whether a bridge has it switched on for itself.
-pub(super) fn is_awake_for(links: &Links, bridge: u32) -> Result<bool> {
+fn is_awake_for(links: &Links, bridge: u32) -> Result<bool> {
     /// IFLA_BR_NF_CALL_IPTABLES to _ARPTABLES.
     const CALLS: std::ops::RangeInclusive<u16> = 36..=38;
     let mut batch = Batch::default();

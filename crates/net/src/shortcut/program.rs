@@ -2,8 +2,9 @@
 //!
 //! Only those that nobody looks at on the usual way. Nothing that the host can set to decide about a bridged packet, or to see
 //! it, may be set: no hook of the `bridge` family (nftables, ebtables, br_netfilter, which shows such packets to iptables), none
-//! of `netdev` at the sender's link, no capture on the bridge, and the bridge up. The kernel's own structures say so, as they are at
-//! this packet.
+//! of `netdev` at the ends of both, no capture on the bridge or at the receiver's end, and the bridge up and not listening to
+//! all. Both ends are on the bridge as ports that it forwards between. The kernel's own structures say so, as they are at this
+//! packet. The receiver's link is looked for as the kernel does it, in its hash table of links.
 //!
 //! br_netfilter has one hook at each place also while it is switched off. The element of a receiver says whether that is so;
 //! then one hook is none.
@@ -31,11 +32,29 @@ pub(super) struct Places {
     /// Place and number of them; absent in a kernel without such hooks.
     bridge_hooks: Option<(u32, u32)>,
     hook_count: u32,
+    /// Absent in a kernel without such hooks.
+    device_leaving_hooks: Option<u32>,
+    /// Absent where the bridge is a module that is not described.
+    port: Option<Port>,
+    namespace_devices: u32,
+    device_node: u32,
+    device: u32,
+    number: u32,
     adjacent_list: u32,
     adjacent_device: u32,
     adjacent: u32,
     cast_context: u32,
     cast: u32,
+}
+
+/// Where a port of a bridge has what it is looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Port {
+    of_device: u32,
+    state: u32,
+    flags: u32,
+    bridge: u32,
+    bridge_options: u32,
 }
 
 impl Places {
@@ -56,6 +75,12 @@ impl Places {
             device_hooks: at("net_device", &["nf_hooks_ingress"]),
             device_namespace: at("net_device", &["nd_net", "net"])?,
             bridge_hooks: hooks("hooks_bridge"),
+            device_leaving_hooks: at("net_device", &["nf_hooks_egress"]),
+            port: port(&types),
+            namespace_devices: at("net", &["dev_index_head"])?,
+            device_node: at("net_device", &["index_hlist"])?,
+            device: types.number(STRUCT, "net_device")?,
+            number: types.number(STRUCT, NUMBER)?,
             hook_count: at("nf_hook_entries", &["num_hook_entries"])?,
             adjacent_list: at("netdev_adjacent", &["list"])?,
             adjacent_device: at("netdev_adjacent", &["dev"])?,
@@ -66,6 +91,24 @@ impl Places {
     }
 }
 
+fn port(types: &Types<'_>) -> Option<Port> {
+    let at = |structure: &str, name: &str| Some(types.field(structure, &[name])?.offset);
+    Some(Port {
+        of_device: at("net_device", "rx_handler_data")?,
+        state: at("net_bridge_port", "state")?,
+        flags: at("net_bridge_port", "flags")?,
+        bridge: at("net_bridge_port", "br")?,
+        bridge_options: at("net_bridge", "options")?,
+    })
+}
+
+/// A structure that begins with a number of eight bytes: what is read as one is a number for the verifier, also a pointer.
+const NUMBER: &str = "timespec64";
+/// Lists in the table of links (NETDEV_HASHENTRIES), and how far one is followed: with thousands of links they are longer.
+const LISTS: i32 = 256;
+const LONGEST_LIST: u32 = 16;
+
+const LOAD_8: u8 = 0x71;
 const LOAD_16: u8 = 0x69;
 const LOAD_32: u8 = 0x61;
 const LOAD_64: u8 = 0x79;
@@ -74,6 +117,9 @@ const MOVE: u8 = 0xbf;
 const SET: u8 = 0xb7;
 const SET_64: u8 = 0x18;
 const ADD: u8 = 0x07;
+const ADD_OTHER: u8 = 0x0f;
+const SHIFT_LEFT: u8 = 0x67;
+const JUMP: u8 = 0x05;
 const AND: u8 = 0x57;
 const AND_32: u8 = 0x54;
 const SHIFT_RIGHT: u8 = 0x77;
@@ -101,6 +147,11 @@ const ETHERNET_HEADER: i32 = 14;
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const IFF_UP: i32 = 1;
+const IFF_PROMISC: i32 = 0x100;
+const BR_STATE_FORWARDING: i32 = 3;
+/// BR_ISOLATED and BR_PORT_LOCKED.
+const KEPT_APART: i32 = 1 << 16 | 1 << 21;
+const BROPT_VLAN_ENABLED: i32 = 1;
 /// TC_ACT_UNSPEC: as if there were no program.
 const USUAL_WAY: i32 = -1;
 
@@ -110,6 +161,8 @@ const R2: u8 = 2;
 const R3: u8 = 3;
 const R4: u8 = 4;
 const CONTEXT: u8 = 6;
+/// The receiver's link, when the packet is not looked at any more.
+const PEER: u8 = 6;
 /// The sender's link.
 const DEVICE: u8 = 7;
 const BRIDGE: u8 = 8;
@@ -157,6 +210,24 @@ impl Assembler {
         self.usual_way_if(jump, R1, R2, 0);
     }
 
+    /// Reads a number, or a pointer as one, behind a pointer of any kind.
+    fn number(&mut self, places: &Places, size: u8, base: u8, offset: i32) {
+        self.put(MOVE, R1, base, 0, 0);
+        self.put(ADD, R1, 0, 0, offset);
+        self.put(SET, R2, 0, 0, places.number.cast_signed());
+        self.call(KERNEL_FUNCTION, places.cast.cast_signed());
+        self.load(size, R0, R0, 0);
+    }
+
+    /// The first link above another; the usual way when there is none.
+    fn upper(&mut self, places: &Places, device: u8) {
+        self.usual_way_by_list(IF_SAME, device, places.device_uppers);
+        self.put(ADD, R1, 0, 0, -places.adjacent_list.cast_signed());
+        self.put(SET, R2, 0, 0, places.adjacent.cast_signed());
+        self.call(KERNEL_FUNCTION, places.cast.cast_signed());
+        self.field(LOAD_64, R0, R0, places.adjacent_device);
+    }
+
     fn finish(mut self) -> Vec<Instruction> {
         let end = self.code.len();
         self.put(SET, R0, 0, 0, USUAL_WAY);
@@ -181,6 +252,8 @@ pub(super) fn assemble(places: &Places, table: RawFd) -> Vec<Instruction> {
     a.usual_way_if(IF_EQUAL, R0, 0, 0);
     a.load(LOAD_32, RECEIVER, R0, 0);
     check_that_nobody_looks(&mut a, places);
+    find_receiver(&mut a, places);
+    check_receiver(&mut a, places);
     a.put(MOVE, R1, RECEIVER, 0, 0);
     a.put(AND_32, R1, 0, 0, i32::MAX);
     a.put(SET, R2, 0, 0, 0);
@@ -213,11 +286,8 @@ fn find_bridge(a: &mut Assembler, places: &Places) {
     a.put(MOVE, R1, CONTEXT, 0, 0);
     a.call(KERNEL_FUNCTION, places.cast_context.cast_signed());
     a.field(LOAD_64, DEVICE, R0, places.packet_device);
-    a.usual_way_by_list(IF_SAME, DEVICE, places.device_uppers);
-    a.put(ADD, R1, 0, 0, -places.adjacent_list.cast_signed());
-    a.put(SET, R2, 0, 0, places.adjacent.cast_signed());
-    a.call(KERNEL_FUNCTION, places.cast.cast_signed());
-    a.field(LOAD_64, BRIDGE, R0, places.adjacent_device);
+    a.upper(places, DEVICE);
+    a.put(MOVE, BRIDGE, R0, 0, 0);
     a.field(LOAD_32, R1, BRIDGE, places.device_index);
     a.put(STORE_32, STACK, R1, KEY_AT + 8, 0);
 }
@@ -225,8 +295,9 @@ fn find_bridge(a: &mut Assembler, places: &Places) {
 /// On its usual way nobody decides about the packet or sees it.
 fn check_that_nobody_looks(a: &mut Assembler, places: &Places) {
     a.field(LOAD_32, R1, BRIDGE, places.device_flags);
-    a.put(AND, R1, 0, 0, IFF_UP);
-    a.usual_way_if(IF_EQUAL, R1, 0, 0);
+    a.put(AND, R1, 0, 0, IFF_UP | IFF_PROMISC);
+    a.usual_way_if(IF_UNEQUAL, R1, 0, IFF_UP);
+    check_port(a, places, DEVICE);
     a.usual_way_by_list(IF_OTHER, BRIDGE, places.device_captures);
     if let Some(hooks) = places.device_hooks {
         a.field(LOAD_64, R1, DEVICE, hooks);
@@ -243,4 +314,68 @@ fn check_that_nobody_looks(a: &mut Assembler, places: &Places) {
         a.field(LOAD_16, R1, R1, places.hook_count);
         a.usual_way_if(IF_GREATER, R1, R3, 0);
     }
+}
+
+/// The link that the element names.
+fn find_receiver(a: &mut Assembler, places: &Places) {
+    a.field(LOAD_64, R3, DEVICE, places.device_namespace);
+    a.number(places, LOAD_64, R3, places.namespace_devices.cast_signed());
+    a.put(MOVE, R3, RECEIVER, 0, 0);
+    a.put(AND, R3, 0, 0, LISTS - 1);
+    a.put(SHIFT_LEFT, R3, 0, 0, 3);
+    a.put(ADD_OTHER, R3, R0, 0, 0);
+    a.number(places, LOAD_64, R3, 0);
+    let mut found = vec![];
+    for _ in 0..LONGEST_LIST {
+        a.usual_way_if(IF_EQUAL, R0, 0, 0);
+        a.put(MOVE, R1, R0, 0, 0);
+        a.put(ADD, R1, 0, 0, -places.device_node.cast_signed());
+        a.put(SET, R2, 0, 0, places.device.cast_signed());
+        a.call(KERNEL_FUNCTION, places.cast.cast_signed());
+        a.put(MOVE, PEER, R0, 0, 0);
+        a.field(LOAD_32, R1, PEER, places.device_index);
+        a.put(MOVE, R2, RECEIVER, 0, 0);
+        a.put(AND_32, R2, 0, 0, i32::MAX);
+        found.push(a.code.len());
+        a.put(IF_SAME, R1, R2, 0, 0);
+        a.number(places, LOAD_64, PEER, places.device_node.cast_signed());
+    }
+    a.usual_way_if(JUMP, 0, 0, 0);
+    let end = a.code.len();
+    for jump in found {
+        a.code[jump].offset = (end - jump - 1) as i16;
+    }
+}
+
+/// It is another than the sender's, up, on the same bridge, and nobody decides about packets there or sees them.
+fn check_receiver(a: &mut Assembler, places: &Places) {
+    a.usual_way_if(IF_SAME, PEER, DEVICE, 0);
+    a.field(LOAD_32, R1, PEER, places.device_flags);
+    a.put(AND, R1, 0, 0, IFF_UP);
+    a.usual_way_if(IF_EQUAL, R1, 0, 0);
+    a.upper(places, PEER);
+    a.usual_way_if(IF_OTHER, R0, BRIDGE, 0);
+    check_port(a, places, PEER);
+    a.usual_way_by_list(IF_OTHER, PEER, places.device_captures);
+    if let Some(hooks) = places.device_leaving_hooks {
+        a.field(LOAD_64, R1, PEER, hooks);
+        a.usual_way_if(IF_UNEQUAL, R1, 0, 0);
+    }
+}
+
+/// The bridge forwards from and to a port of it, without regard of VLANs.
+fn check_port(a: &mut Assembler, places: &Places, device: u8) {
+    let Some(port) = places.port else { return };
+    a.field(LOAD_64, R3, device, port.of_device);
+    a.number(places, LOAD_8, R3, port.state.cast_signed());
+    a.usual_way_if(IF_UNEQUAL, R0, 0, BR_STATE_FORWARDING);
+    a.field(LOAD_64, R3, device, port.of_device);
+    a.number(places, LOAD_64, R3, port.flags.cast_signed());
+    a.put(AND, R0, 0, 0, KEPT_APART);
+    a.usual_way_if(IF_UNEQUAL, R0, 0, 0);
+    a.field(LOAD_64, R3, device, port.of_device);
+    a.number(places, LOAD_64, R3, port.bridge.cast_signed());
+    a.number(places, LOAD_64, R0, port.bridge_options.cast_signed());
+    a.put(AND, R0, 0, 0, BROPT_VLAN_ENABLED);
+    a.usual_way_if(IF_UNEQUAL, R0, 0, 0);
 }

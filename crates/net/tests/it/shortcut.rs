@@ -3,7 +3,9 @@
 use crate::support::*;
 use naru_net::{Filtering, LinkName, MacAddress, Shortcuts, Way};
 use std::io::Read;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const A: &str = "172.30.0.2/24";
 const B: &str = "172.30.0.3/24";
@@ -47,7 +49,7 @@ impl Pair {
     }
 
     fn open(&self) {
-        let filtering = self.host.host.run(Filtering::now);
+        let filtering = self.host.host.run(Filtering::now).of(&self.host.links, self.bridge).unwrap();
         for (number, (link, _)) in self.ends.iter().enumerate() {
             self.shortcuts.open(&self.host.links, link, self.way(number), filtering).unwrap();
         }
@@ -172,4 +174,85 @@ fn who_is_gone_leaves_nothing_in_the_way() {
     let b = host.container_with(bridge, address, |plan| plan.mac = mac);
     b.serve("0.0.0.0:80");
     assert_eq!(a.ask_soon("172.30.0.3:80").as_deref(), Some("172.30.0.2"));
+}
+
+/// Whether datagrams from the first reach the second, that one answers or not.
+fn arrives(pair: &Pair) -> bool {
+    let mac = pair.ends[1].1;
+    pair.a.ip(&format!("neigh replace 172.30.0.3 lladdr {mac} dev eth0 nud permanent"));
+    let receiver = pair.b.run(|| UdpSocket::bind("172.30.0.3:99").unwrap());
+    receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    pair.a.run(|| UdpSocket::bind("172.30.0.2:0").unwrap()).send_to(b"?", "172.30.0.3:99").unwrap();
+    receiver.recv(&mut [0; 8]).is_ok()
+}
+
+#[test]
+fn the_receivers_end_is_on_the_bridge_and_nobody_looks_there() {
+    let Some(pair) = Pair::new() else { return };
+    assert!(!pair.is_bridged() && arrives(&pair));
+    let [a, b] = [0, 1].map(|number| pair.ends[number].0.as_str());
+
+    pair.host.bridge("br-b", "172.30.1.0/24");
+    for (leave, return_) in [
+        (format!("link set {b} nomaster"), format!("link set {b} master br-a")),
+        (format!("link set {b} master br-b"), format!("link set {b} master br-a")),
+        (format!("link set {b} down"), format!("link set {b} up")),
+        (
+            format!("link set {a} type bridge_slave isolated on;link set {b} type bridge_slave isolated on"),
+            format!("link set {a} type bridge_slave isolated off;link set {b} type bridge_slave isolated off"),
+        ),
+    ] {
+        leave.split(';').for_each(|change| pair.host.host.ip(change));
+        assert!(!arrives(&pair), "{leave}");
+        return_.split(';').for_each(|change| pair.host.host.ip(change));
+        // The container's end follows a moment later.
+        assert!(pair.a.ask_soon("172.30.0.3:80").is_some());
+        assert!(!pair.is_bridged() && arrives(&pair), "{return_}");
+    }
+    // Ports that are on no VLAN; not every kernel has them.
+    let vlans = |given: &str| {
+        let ip = || Command::new("ip").args("link set br-a type bridge".split(' ')).args(given.split(' ')).output();
+        pair.host.host.run(ip).unwrap().status.success()
+    };
+    if vlans("vlan_filtering 1 vlan_default_pvid 0") {
+        assert!(!arrives(&pair), "without a VLAN");
+        assert!(vlans("vlan_filtering 0"));
+        assert!(!pair.is_bridged() && arrives(&pair));
+    }
+
+    pair.captured(a, || pair.captured(b, || assert!(pair.is_bridged(), "the captures see packets")));
+    assert!(!pair.is_bridged());
+    let egress = format!("add chain netdev t c {{ type filter hook egress device {b} priority 0; policy drop; }}");
+    if pair.host.host.nft(&format!("add table netdev t; {egress}")).is_some() {
+        assert!(!arrives(&pair), "a rule at the receiver's end");
+        pair.host.host.nft("delete table netdev t");
+    }
+    assert!(!pair.is_bridged());
+}
+
+#[test]
+fn a_bridge_that_listens_to_all_sees_all() {
+    let Some(pair) = Pair::new() else { return };
+    assert!(!pair.is_bridged());
+    // Who captures packets of one protocol only (a socket bound to it, rules at the bridge itself) has the bridge listen.
+    pair.host.host.ip("link set br-a promisc on");
+    assert!(pair.is_bridged());
+    pair.host.host.ip("link set br-a promisc off");
+    assert!(!pair.is_bridged());
+}
+
+#[test]
+fn nothing_returns_to_its_sender() {
+    let Some(pair) = Pair::new() else { return };
+    assert!(!pair.is_bridged());
+    let received = || -> u64 {
+        let text = pair.a.output("ip -s link show eth0");
+        let numbers = text.lines().skip_while(|line| !line.contains("RX:")).nth(1).unwrap();
+        numbers.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // As a link of macvlan inside the container does it, which must not reach its parent.
+    pair.a.ip(&format!("neigh replace 172.30.0.77 lladdr {} dev eth0 nud permanent", pair.ends[0].1));
+    let (before, socket) = (received(), pair.a.run(|| UdpSocket::bind("172.30.0.2:0").unwrap()));
+    (0..100).for_each(|_| drop(socket.send_to(b"?", "172.30.0.77:9")));
+    assert!(received() - before < 50);
 }
