@@ -418,7 +418,7 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
         }
         if changed.filtering || !changed.bridges.is_empty() || !damaged.is_empty() {
             // A bridge may have br_netfilter switched on for itself.
-            networks.open_shortcuts(changed.filtering || !changed.bridges.is_empty());
+            networks.open_shortcuts();
         }
         if !changed.rules {
             continue;

@@ -16,8 +16,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct State {
     kernel: Kernel,
-    /// By endpoint id.
-    open: HashMap<String, Way>,
+    /// By endpoint id, with how the bridge was filtered.
+    open: HashMap<String, (Way, Filtering)>,
     /// The networks will be looked at.
     planned: bool,
 }
@@ -51,12 +51,24 @@ impl Kernel {
     }
 }
 
-/// Who may have one: its rate is not limited, and it has an interface on the host.
-fn end(member: &Member) -> Option<(LinkName, MacAddress)> {
-    let endpoint = &member.endpoint;
-    let is_limited = endpoint.rate_in.is_some() || endpoint.rate_out.is_some();
-    let (interface, mac) = (endpoint.interface.as_ref()?, endpoint.mac?);
-    Some((interface.parse().ok()?, MacAddress(mac))).filter(|_| !is_limited)
+/// Who may have one.
+struct End {
+    entry: Arc<Entry>,
+    /// The endpoint's.
+    id: String,
+    interface: LinkName,
+    way: Way,
+}
+
+impl End {
+    /// Its rate is not limited, and it has an interface on the host.
+    fn of(entry: &Arc<Entry>, member: &Member, bridge: u32) -> Option<End> {
+        let endpoint = &member.endpoint;
+        let is_limited = endpoint.rate_in.is_some() || endpoint.rate_out.is_some();
+        let (interface, mac) = (endpoint.interface.as_ref()?.parse().ok()?, MacAddress(endpoint.mac?));
+        let end = End { entry: Arc::clone(entry), id: endpoint.id.clone(), interface, way: Way { bridge, mac } };
+        (!is_limited).then_some(end)
+    }
 }
 
 impl Networks {
@@ -70,7 +82,7 @@ impl Networks {
             tokio::time::sleep(PAUSE).await;
             let Some(networks) = networks.upgrade() else { return };
             networks.shortcuts().planned = false;
-            tokio::task::spawn_blocking(move || networks.open_shortcuts(false));
+            tokio::task::spawn_blocking(move || networks.open_shortcuts());
         });
     }
 
@@ -78,51 +90,75 @@ impl Networks {
         self.shortcuts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens those that are not open yet, or all again: bridges may be others, or be filtered now, or not any more.
-    pub(super) fn open_shortcuts(&self, again: bool) {
+    /// Opens those that are not open yet, and anew those whose bridge is another, or is filtered now, or not any more. Bridges
+    /// have news with each first container on them: who is open as it should be costs no request.
+    pub(super) fn open_shortcuts(&self) {
         let filtering = Filtering::now();
+        let mut ends = Vec::new();
         for entry in self.list() {
             let shares = entry.bridge().is_some_and(|bridge| bridge.icc && bridge.shortcut);
             let (true, Some(bridge)) = (shares, entry.known_link()) else { continue };
-            let ends: Vec<_> = entry.members().iter().filter_map(|member| Some((member.endpoint.id.clone(), end(member)?))).collect();
-            if ends.len() < 2 {
+            let members: Vec<End> = entry.members().iter().filter_map(|member| End::of(&entry, member, bridge)).collect();
+            if members.len() < 2 {
                 continue;
             }
-            for (id, (interface, mac)) in ends {
-                let way = Way { bridge, mac };
-                if let Err(error) = self.open_shortcut(&entry, &id, &interface, way, filtering, again) {
-                    tracing::debug!(interface = interface.as_str(), error = crate::chain(&error), "no shortcut");
-                }
+            match filtering.of(&self.links, bridge) {
+                Ok(filtering) => ends.extend(members.into_iter().map(|end| (end, filtering))),
+                Err(error) => tracing::debug!(bridge, error = crate::chain(&error), "no shortcuts"),
+            }
+        }
+        for (end, filtering) in &ends {
+            // Which of two that have one address, the bridge learns with each packet of theirs.
+            let is_alone = ends.iter().filter(|(other, _)| other.way == end.way).count() == 1;
+            if let Err(error) = if is_alone { self.open_shortcut(end, *filtering) } else { self.return_to_bridge(end) } {
+                tracing::debug!(interface = end.interface.as_str(), error = crate::chain(&error), "no shortcut");
             }
         }
     }
 
-    fn open_shortcut(&self, entry: &Entry, id: &str, interface: &LinkName, way: Way, filtering: Filtering, again: bool) -> Result<()> {
+    fn open_shortcut(&self, end: &End, filtering: Filtering) -> Result<()> {
         let mut state = self.shortcuts();
         // Who leaves does so before the shortcut is closed, for which the lock is needed.
-        let former = state.open.get(id).copied();
-        if !entry.has(id) || !again && former == Some(way) {
+        let former = state.open.get(&end.id).copied();
+        if !end.entry.has(&end.id) || former == Some((end.way, filtering)) {
             return Ok(());
         }
         let Some(kernel) = state.kernel.get() else { return Ok(()) };
-        if let Some(other) = former.filter(|former| *former != way) {
+        if let Some((other, _)) = former.filter(|(former, _)| *former != end.way) {
             kernel.close(other)?;
         }
-        let opened = kernel.open(&self.links, interface, way, filtering);
+        let opened = kernel.open(&self.links, &end.interface, end.way, filtering);
         if opened.is_err() {
-            kernel.close(way)?;
+            kernel.close(end.way)?;
         }
-        state.open.insert(id.to_owned(), way);
+        state.open.insert(end.id.clone(), (end.way, filtering));
         Ok(opened?)
+    }
+
+    /// Nothing goes to it directly any more, nor does what it sends: the bridge has to learn where it is.
+    fn return_to_bridge(&self, end: &End) -> Result<()> {
+        if !self.shortcuts().open.contains_key(&end.id) {
+            return Ok(());
+        }
+        self.close_shortcut(&end.id)?;
+        Ok(self.links.close_shortcuts(self.links.find(&end.interface)?.as_slice())?)
+    }
+
+    fn close_shortcut(&self, endpoint: &str) -> Result<()> {
+        let mut state = self.shortcuts();
+        let Some((way, _)) = state.open.remove(endpoint) else { return Ok(()) };
+        // The address may have become another's meanwhile, whose shortcut this is then.
+        let is_anothers = state.open.values().any(|(other, _)| *other == way);
+        match &state.kernel {
+            Kernel::Able(shortcuts) if !is_anothers => Ok(shortcuts.close(way)?),
+            _ => Ok(()),
+        }
     }
 
     /// Takes an endpoint off its network, and its shortcut with it.
     pub(super) fn leave(&self, entry: &Entry, endpoint: &Endpoint) {
         entry.leave(endpoint);
-        let mut state = self.shortcuts();
-        if let (Some(way), Kernel::Able(shortcuts)) = (state.open.remove(&endpoint.id), &state.kernel)
-            && let Err(error) = shortcuts.close(way)
-        {
+        if let Err(error) = self.close_shortcut(&endpoint.id) {
             tracing::warn!(error = crate::chain(&error), "cannot close a shortcut between containers");
         }
     }

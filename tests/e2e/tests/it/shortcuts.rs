@@ -135,3 +135,32 @@ fn who_must_not_be_passed_by_is_not() {
         assert!(world.daemon.run(&["network", "create", "-o", "naru.network.shortcut=maybe", "wrong"]).code != 0);
     });
 }
+
+#[test]
+fn two_with_one_hardware_address_have_the_bridge_decide() {
+    if !kernel_can() {
+        return;
+    }
+    World::with(&[], |world| {
+        without_filter();
+        // Without IPv6 nobody sends by itself.
+        world.daemon.ok(&["network", "create", "--subnet", "10.90.1.0/24", "one"]);
+        let start = |name: &'static str, address: &str, flags: &[&str]| {
+            let words = ["run", "-d", "--init", "--name", name, "--network", "one", "--ip", address];
+            world.daemon.ok(&[&words[..], flags, &[BOX, "sleep", "1000"]].concat());
+            Place::of(&world.daemon, name)
+        };
+        let same = ["--mac-address", "02:42:0a:5a:01:77"];
+        let (asking, a) = (start("c1", "10.90.1.7", &[]), start("a1", "10.90.1.9", &same));
+        let _servers = (a.serve(&[80]), asking.serve(&[80]));
+        until(world, &asking, &a, "10.90.1.9:80", false);
+        let b = start("b1", "10.90.1.8", &same);
+        until(world, &b, &asking, "10.90.1.7:80", true);
+        // Of the two that one was heard last.
+        assert!(a.ask("tcp 10.90.1.7:80", Duration::from_secs(5)).is_some());
+        assert!(passes(world, &asking, &a, "10.90.1.9:80"));
+        world.daemon.ok(&["rm", "-f", "b1"]);
+        start("d1", "10.90.1.6", &[]);
+        until(world, &asking, &a, "10.90.1.9:80", false);
+    });
+}
