@@ -7,7 +7,8 @@
 //! on and without help of the engine. Only that br_netfilter is switched on has to be told: [`Filtering`].
 //!
 //! Rules of tc at the host's end of the sender come first; those at the receiver's are not asked, so that containers whose rate
-//! is limited must be left out. Nor is what the bridge has learned: two with one address must be left out, too. Source: bpf-helpers(7), tc-bpf(8).
+//! is limited must be left out. Nor is what the bridge has learned: two with one address must be left out, too. Source:
+//! bpf-helpers(7), tc-bpf(8).
 
 mod btf;
 mod filtering;
