@@ -113,7 +113,8 @@ fn a_bridge_that_others_destroy_comes_back(flag: &str) {
         ("it was set down", format!("link set {bridge} down")),
         ("it was renamed", format!("link set {bridge} name {}x", &bridge[1..])),
     ] {
-        assert!(ip(&command));
+        // Kernels before 6.2 do not rename a link that is up.
+        assert!(ip(&command) || command.contains(" name "), "{command}");
         daemon.until(&format!("the bridge is there when {when}"), || shown(&bridge).contains(",UP"));
         whole(&daemon, when);
     }
