@@ -73,8 +73,7 @@ impl Engine {
     }
 
     /// Unpacks a tar archive into the directory `path`. `keep_kinds` refuses to put a directory in a file's place and the
-    /// reverse; `as_user` gives the files to the container's user, if it
-    /// names one.
+    /// reverse; `as_user` gives the files to the container's user, if it names one.
     pub async fn copy_in(
         &self,
         reference: &str,

@@ -1,5 +1,5 @@
-//! Containers of one bridge send to each other directly, see [`naru_net::Shortcuts`]: opened some time after they have started, for
-//! who is gone by then needs none, and closed before their addresses can become another's.
+//! Containers of one bridge send to each other directly, see [`naru_net::Shortcuts`]: opened some time after they have started,
+//! for who is gone by then needs none, and closed when they leave, for their addresses become another's.
 
 use super::entry::{Entry, Member};
 use super::{Endpoint, Networks};
@@ -131,6 +131,7 @@ impl Networks {
         if opened.is_err() {
             kernel.close(end.way)?;
         }
+        // Also what failed: it would fail again each time somebody comes.
         state.open.insert(end.id.clone(), (end.way, filtering));
         Ok(opened?)
     }
