@@ -13,13 +13,14 @@
 //! forward              established: accept
 //!                      from an internal bridge: drop
 //!                      to a bridge: published, or between a pair of bridges, or to open4/6 (address . protocol . port),
-//!                      or ICMP to routed4/6, or from outside to unprotected4/6, or between a pair of `trusted` to direct4/6
-//!                      (address . protocol . port): accept, else drop
+//!                      or ICMP to routed4/6, or from outside to unprotected4/6, or between a pair of `trusted` (from all that
+//!                      is outside with `direct_routing`) to direct4/6 (address . protocol . port): accept, else drop
 //! ```
 //!
 //! A bridge or a port is an element or a few of these sets, added or deleted in one transaction; the rules are written
 //! once. What goes through no bridge of ours is not touched. Nothing from outside reaches a container's own address,
-//! whoever routes to it: only a connection that was rewritten here, or one that began in the container, passes.
+//! whoever routes to it, unless that is asked for: only a connection that was rewritten here, or one that began in the
+//! container, passes.
 //!
 //! 127.0.0.1 and ::1 are not rewritten (that would need `route_localnet`, which opens the host's loopback services to
 //! containers): they are served by the sockets that hold the ports, see [`crate::ports`] and [`crate::proxy`]. With
@@ -68,6 +69,15 @@ pub enum FirewallMode {
     /// program of the host would. That costs a copy through the engine, and containers see the gateway's address
     /// instead of the client's.
     RespectHost,
+}
+
+/// How a firewall decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FirewallConfig {
+    /// Who decides over connections to published ports.
+    pub mode: FirewallMode,
+    /// Who routes to the bridges' subnets reaches published ports by the containers' own addresses, too.
+    pub direct_routing: bool,
 }
 
 /// How a network's bridge may be used.
@@ -198,15 +208,23 @@ impl BridgeRules {
         if is_ipv4 { self.mode_v4 } else { self.mode_v6 }
     }
 
+    fn is_isolated(&self) -> bool {
+        [self.mode_v4, self.mode_v6].contains(&GatewayMode::Isolated)
+    }
+
+    /// Nothing leads in or out.
+    fn is_closed(&self) -> bool {
+        self.internal || self.is_isolated()
+    }
+
     fn elements(&self) -> Vec<(&'static str, Vec<Element>)> {
         let plain = |key: Vec<u8>| Element { key, data: None, range_end: false };
         let name = self.name.padded().to_vec();
         let mut sets = vec![("bridges", vec![plain(name.clone())])];
-        let isolated = [self.mode_v4, self.mode_v6].contains(&GatewayMode::Isolated);
-        if isolated {
+        if self.is_isolated() {
             sets.push(("sealed", vec![plain(name.clone())]));
         }
-        if self.internal || isolated {
+        if self.is_closed() {
             sets.push(("internal", vec![plain(name.clone())]));
         } else if !self.trusted.is_empty() {
             let pair = |from: &LinkName| plain([from.padded().as_slice(), name.as_slice()].concat());
@@ -221,7 +239,7 @@ impl BridgeRules {
             let is_ipv4 = subnet.is_ipv4();
             let of = |v4, v6| if is_ipv4 { v4 } else { v6 };
             sets.push((of("subnets4", "subnets6"), range(subnet, None)));
-            if self.internal || isolated {
+            if self.is_closed() {
                 continue;
             }
             let mode = self.mode(is_ipv4);
@@ -308,15 +326,16 @@ impl State {
         self.bridges.get(name).filter(|bridge| bridge.subnets.iter().any(|subnet| subnet.contains(container)))
     }
 
-    fn way(&self, port: &PortMap, mode: FirewallMode) -> Way {
+    fn way(&self, port: &PortMap, config: FirewallConfig) -> Way {
         let bridge = self.bridge_of(port.container_ip);
         let from_all = match bridge.map(|bridge| bridge.mode(port.container_ip.is_ipv4())) {
             Some(GatewayMode::Routed) => FromAll::Opened,
             // A loopback address is kept from others in either mode.
-            _ if mode == FirewallMode::Open || port.host_ip.is_loopback() => FromAll::Rewritten,
+            _ if config.mode == FirewallMode::Open || port.host_ip.is_loopback() => FromAll::Rewritten,
             _ => FromAll::Served,
         };
-        Way { from_all, direct: bridge.is_some_and(|bridge| !bridge.trusted.is_empty()) }
+        let direct = |bridge: &BridgeRules| !bridge.is_closed() && (config.direct_routing || !bridge.trusted.is_empty());
+        Way { from_all, direct: bridge.is_some_and(direct) }
     }
 }
 
@@ -324,7 +343,7 @@ impl State {
 #[derive(Debug)]
 pub struct Firewall {
     table: String,
-    mode: FirewallMode,
+    config: FirewallConfig,
     socket: Mutex<Socket>,
     state: Mutex<State>,
     legacy: Legacy,
@@ -344,10 +363,10 @@ pub(crate) struct Seen {
 
 impl Firewall {
     /// The firewall of an engine; `table` is its name. Nothing is changed before [`Firewall::ensure`].
-    pub fn open(table: &str, mode: FirewallMode) -> Result<Firewall> {
+    pub fn open(table: &str, config: FirewallConfig) -> Result<Firewall> {
         Ok(Firewall {
             table: table.to_owned(),
-            mode,
+            config,
             socket: Mutex::new(Socket::netfilter()?),
             state: Mutex::default(),
             legacy: Legacy::default(),
@@ -452,7 +471,7 @@ impl Firewall {
         for bridge in bridges {
             new.insert_bridge(bridge);
         }
-        new.ports = ports.into_iter().map(|port| (port, new.way(&port, self.mode))).collect();
+        new.ports = ports.into_iter().map(|port| (port, new.way(&port, self.config))).collect();
         self.write_all(&mut new)?;
         *state = new;
         Ok(())
@@ -467,7 +486,7 @@ impl Firewall {
             // Its ports may now be published in another way.
             Some(_) => {
                 let ports: Vec<PortMap> = state.ports.keys().copied().collect();
-                state.ports = ports.into_iter().map(|port| (port, state.way(&port, self.mode))).collect();
+                state.ports = ports.into_iter().map(|port| (port, state.way(&port, self.config))).collect();
                 self.write_all(&mut state)
             }
             None => self.change(&mut state, |transaction, chains| {
@@ -501,7 +520,7 @@ impl Firewall {
     pub fn publish(&self, ports: &[PortMap]) -> Result<()> {
         let mut state = self.state.lock().expect("a change does not panic");
         let new: Vec<(PortMap, Way)> =
-            ports.iter().filter(|port| !state.ports.contains_key(port)).map(|port| (*port, state.way(port, self.mode))).collect();
+            ports.iter().filter(|port| !state.ports.contains_key(port)).map(|port| (*port, state.way(port, self.config))).collect();
         state.ports.extend(new.iter().copied());
         let changed = self.change(&mut state, |transaction, chains| {
             for (set, elements) in by_set(new.iter().copied()) {
@@ -585,7 +604,7 @@ impl Firewall {
             transaction.add(set, &range(&network.parse().expect("the text is a network"), None));
         }
         rules::write_rewriting(&mut transaction);
-        rules::write_filters(&mut transaction);
+        rules::write_filters(&mut transaction, self.config.direct_routing);
         if self.seen.passed.load(Ordering::Acquire) {
             rules::write_passing(&mut transaction);
         }

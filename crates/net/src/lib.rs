@@ -39,7 +39,7 @@ pub use address::{IpNet, LinkName, MacAddress, Protocol};
 pub use children::{ChildKind, ChildPlan, IpvlanFlag, IpvlanMode, MacvlanMode, Parent};
 pub use claim::Claim;
 pub use error::{Error, Result};
-pub use firewall::{BridgeRules, Firewall, FirewallMode, GatewayMode, PortMap, enable_forwarding};
+pub use firewall::{BridgeRules, Firewall, FirewallConfig, FirewallMode, GatewayMode, PortMap, enable_forwarding};
 pub use links::{Bridge, Links, VethPlan, write_parameter};
 pub use passage::{FIREWALLD_CHAIN, MARK, bus_message};
 pub use rates::Rate;

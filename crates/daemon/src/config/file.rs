@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Keys of daemon.json that are built.
-const KEYS: [&str; 42] = [
+const KEYS: [&str; 43] = [
+    "allow-direct-routing",
     "bip",
     "bridge",
     "cgroup-parent",
@@ -125,6 +126,7 @@ pub fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -
     for (key, given) in [
         ("debug", flags.debug),
         ("init", flags.init),
+        ("allow-direct-routing", flags.network.allow_direct_routing.is_some()),
         ("icc", flags.network.icc.is_some()),
         ("ip-masq", flags.network.ip_masq.is_some()),
         ("ipv6", flags.network.ipv6.is_some()),
@@ -137,6 +139,7 @@ pub fn merge(mut flags: Flags, mut file: BTreeMap<String, Value>, path: &Path) -
         match key {
             "debug" => flags.debug = value,
             "init" => flags.init = value,
+            "allow-direct-routing" => flags.network.allow_direct_routing = Some(value),
             "icc" => flags.network.icc = Some(value),
             "ip-masq" => flags.network.ip_masq = Some(value),
             "ipv6" => flags.network.ipv6 = Some(value),

@@ -130,6 +130,9 @@ pub struct NetworkFlags {
     /// open: published ports are open as in Docker; respect-host: the host's own firewall rules (INPUT) decide about them
     #[arg(long, value_name = "MODE")]
     pub firewall_mode: Option<String>,
+    /// Whether who routes to containers reaches published ports by their own addresses, too
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allow_direct_routing: Option<bool>,
     /// Option of new networks: driver=option=value; repeatable
     #[arg(long, value_name = "DRIVER=OPTION=VALUE")]
     pub default_network_opt: Vec<String>,

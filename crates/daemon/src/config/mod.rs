@@ -373,9 +373,10 @@ mod tests {
                 Loaded::Answer(text) => panic!("{text}"),
             })
         };
-        let text = r#"{"data-root":"/x","selinux-enabled":true,"hosts":["unix:///y"],"log-opts":{"max-file":"2"},"runtimes":{"r":{"path":"/r","runtimeArgs":["--a"]}},"debug":true,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}}}"#;
+        let text = r#"{"data-root":"/x","selinux-enabled":true,"allow-direct-routing":true,"hosts":["unix:///y"],"log-opts":{"max-file":"2"},"runtimes":{"r":{"path":"/r","runtimeArgs":["--a"]}},"debug":true,"default-ulimits":{"nofile":{"Name":"nofile","Soft":1,"Hard":2}}}"#;
         let config = read(text, &[]).unwrap();
         assert_eq!((config.data_root.as_path(), config.debug, config.selinux), (Path::new("/x"), true, true));
+        assert!(config.network.firewall.direct_routing && !read("{}", &[]).unwrap().network.firewall.direct_routing);
         assert!(read("{}", &["--exec-root", "run"]).unwrap().exec_root.is_absolute());
         assert_eq!(config.runtimes["r"].args, ["--a"]);
         assert_eq!(config.default_ulimits["nofile"], (1, 2));

@@ -4,7 +4,7 @@ use super::flags::NetworkFlags;
 use super::{ConfigError, flag_error, pair};
 use naru_engine::network::NetworkConfig;
 use naru_net::ipam::SubnetPools;
-use naru_net::{FirewallMode, IpNet};
+use naru_net::{FirewallConfig, FirewallMode, IpNet};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -43,7 +43,10 @@ pub fn network(flags: NetworkFlags, data_root: &Path) -> Result<NetworkConfig, C
         pools: pools(&flags.default_address_pool)?,
         unique_local,
         host_gateway: flags.host_gateway_ip,
-        firewall: firewall_mode(flags.firewall_mode.as_deref())?,
+        firewall: FirewallConfig {
+            mode: firewall_mode(flags.firewall_mode.as_deref())?,
+            direct_routing: flags.allow_direct_routing.unwrap_or_default(),
+        },
         default_options: default_options(&flags.default_network_opt)?,
         ..network
     })

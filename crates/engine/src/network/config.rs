@@ -3,7 +3,7 @@
 use super::record::{Driver, Network, Subnet, predefined_id};
 use jiff::Timestamp;
 use naru_net::ipam::SubnetPools;
-use naru_net::{FirewallMode, IpNet};
+use naru_net::{FirewallConfig, IpNet};
 use naru_types::Digest;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -43,8 +43,8 @@ pub struct NetworkConfig {
     pub unique_local: SubnetPools,
     /// Addresses that `host-gateway` stands for; the default bridge's when empty.
     pub host_gateway: Vec<IpAddr>,
-    /// Whether published ports pass the host's own rules.
-    pub firewall: FirewallMode,
+    /// Whether published ports pass the host's own rules, and who reaches them by the containers' own addresses.
+    pub firewall: FirewallConfig,
     /// Options of new networks, by driver.
     pub default_options: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -69,7 +69,7 @@ impl NetworkConfig {
             pools: SubnetPools::default(),
             unique_local: unique_local("naru"),
             host_gateway: vec![],
-            firewall: FirewallMode::Open,
+            firewall: FirewallConfig::default(),
             default_options: BTreeMap::new(),
         }
     }

@@ -43,7 +43,7 @@ impl Networks {
             let hosts = self.binding_addresses(&port, place).into_iter().filter(|host| place.target(*host).is_some());
             let (routed, hosts): (Vec<IpAddr>, Vec<IpAddr>) = hosts.partition(|host| self.is_routed(place, host.is_ipv4()));
             let ports = self.hold(&port, &hosts, name, &mut had)?;
-            if self.config.firewall == FirewallMode::RespectHost && ports.iter().any(|port| port.socket.is_none()) {
+            if self.config.firewall.mode == FirewallMode::RespectHost && ports.iter().any(|port| port.socket.is_none()) {
                 let (port, protocol) = (port.container_port, port.protocol.as_str());
                 return Err(EngineError::invalid(format!(
                     "port {port}/{protocol} cannot be published with --firewall-mode respect-host: sockets serve the ports then, and this kernel has none for {protocol}"

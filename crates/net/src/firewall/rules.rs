@@ -129,8 +129,8 @@ pub(super) fn write_rewriting(transaction: &mut Transaction<'_>) {
     }
 }
 
-/// The chain that decides about every packet from or to a bridge.
-pub(super) fn write_filters(transaction: &mut Transaction<'_>) {
+/// The chain that decides about every packet from or to a bridge; `direct_routing` trusts all links that are no bridges of ours.
+pub(super) fn write_filters(transaction: &mut Transaction<'_>, direct_routing: bool) {
     use Expression::{
         Accept, Drop, In, IsFamily, IsProtocol, LoadDestination, LoadInName, LoadOutName, LoadPort, LoadProtocol, NotIn, StateIs,
         WasRewritten,
@@ -159,10 +159,11 @@ pub(super) fn write_filters(transaction: &mut Transaction<'_>) {
     }
     // Networks do not reach each other, whatever is trusted.
     let from_outside = [LoadInName { register: 1 }, NotIn("bridges")];
-    let trusted = [LoadInName { register: 1 }, LoadOutName { register: 2 }, In("trusted")];
+    let pair = [LoadInName { register: 1 }, LoadOutName { register: 2 }, In("trusted")];
+    let trusted = if direct_routing { &[][..] } else { &pair };
     for (family, after, direct) in [(nft::IPV4, 9, "direct4"), (nft::IPV6, 12, "direct6")] {
         let end = [LoadDestination { family, register: 1 }, LoadProtocol { register: after }, LoadPort { register: after + 1 }];
-        let whole = [&from_outside[..], &trusted, &[IsFamily(family)], &end, &[In(direct), Accept]].concat();
+        let whole = [&from_outside[..], trusted, &[IsFamily(family)], &end, &[In(direct), Accept]].concat();
         transaction.rule("forward", &whole);
     }
     transaction.rule("forward", &[to_bridge[0], to_bridge[1], Drop]);

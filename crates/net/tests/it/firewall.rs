@@ -1,7 +1,7 @@
 //! What passes and what does not.
 
 use crate::support::*;
-use naru_net::{BridgeRules, Firewall, FirewallMode, PortMap, Protocol};
+use naru_net::{BridgeRules, Firewall, FirewallConfig, PortMap, Protocol};
 
 pub fn map(protocol: Protocol, host: &str, container: &str) -> PortMap {
     let (host, container): (std::net::SocketAddr, std::net::SocketAddr) = (host.parse().unwrap(), container.parse().unwrap());
@@ -169,7 +169,7 @@ fn a_lost_table_is_made_anew() {
     container.serve("0.0.0.0:80");
     host.firewall.publish(&[map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")]).unwrap();
     assert!(!host.firewall.repair().unwrap());
-    let wreck = || host.host.run(|| Firewall::open("naru-test", FirewallMode::Open).unwrap().remove().unwrap());
+    let wreck = || host.host.run(|| Firewall::open("naru-test", FirewallConfig::default()).unwrap().remove().unwrap());
     wreck();
     assert_eq!(host.outside.ask("10.9.0.1:8080"), None);
     assert!(host.firewall.repair().unwrap());
@@ -192,7 +192,7 @@ fn a_new_engine_takes_over() {
     let port = map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80");
     let stale = map(Protocol::Tcp, "0.0.0.0:8081", "172.30.0.2:80");
     host.firewall.publish(&[port, stale]).unwrap();
-    let firewall = host.host.run(|| Firewall::open("naru-test", FirewallMode::Open).unwrap());
+    let firewall = host.host.run(|| Firewall::open("naru-test", FirewallConfig::default()).unwrap());
     let rules = BridgeRules::new(name("br-a"), vec![net("172.30.0.0/24")]);
     firewall.restore(vec![rules.clone()], vec![port]).unwrap();
     assert!(host.outside.ask("10.9.0.1:8080").is_some());

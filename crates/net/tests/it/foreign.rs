@@ -44,18 +44,18 @@ fn who_drops_what_is_forwarded_is_known() {
 #[test]
 fn a_watch_that_comes_first_knows_its_own() {
     let host = Namespace::new();
-    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap());
+    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallConfig::default()).unwrap());
     let mut watch = host.run(|| firewall.watch().unwrap());
     firewall.ensure().unwrap();
     assert!(!watch.poll().unwrap());
-    host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap().ensure().unwrap());
+    host.run(|| Firewall::open("naru-test", naru_net::FirewallConfig::default()).unwrap().ensure().unwrap());
     assert!(watch.poll().unwrap() && !watch.poll().unwrap());
 }
 
 #[test]
 fn a_watch_hears_of_bridges_and_of_no_other_links() {
     let host = Namespace::new();
-    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap());
+    let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallConfig::default()).unwrap());
     let mut watch = host.run(|| firewall.watch().unwrap());
     let mut told = |commands: &[&str]| {
         commands.iter().for_each(|command| host.ip(command));
@@ -94,7 +94,7 @@ fn what_others_destroy_comes_back() {
     host.firewall.ensure().unwrap();
     assert!(tells.recv_timeout(Duration::from_millis(300)).is_err());
     assert!(!host.firewall.repair().unwrap());
-    host.host.run(|| Firewall::open("naru-test", naru_net::FirewallMode::Open).unwrap().remove().unwrap());
+    host.host.run(|| Firewall::open("naru-test", naru_net::FirewallConfig::default()).unwrap().remove().unwrap());
     assert!(is_told(&tells));
     assert!(host.firewall.repair().unwrap());
     assert!(host.outside.ask("10.9.0.1:8080").is_some() && host.outside.ask("10.9.0.1:8081").is_some());

@@ -3,7 +3,7 @@
 use crate::firewall::map;
 use crate::support::*;
 use naru_net::ports::Ports;
-use naru_net::{FirewallMode, GatewayMode, PortMap, Protocol, proxy};
+use naru_net::{FirewallConfig, FirewallMode, GatewayMode, PortMap, Protocol, proxy};
 use std::net::{IpAddr, SocketAddr};
 
 const SUBNETS: [&str; 2] = ["172.30.0.0/24", "fd30::/64"];
@@ -36,23 +36,24 @@ fn publish(host: &Host) -> Vec<PortMap> {
 
 #[test]
 fn who_reaches_what() {
-    // mode, internal; outside: by_host published unpublished ping; the same from another network
+    // mode, internal, direct routing; outside: by_host published unpublished ping; the same from another network
     let table = [
-        (GatewayMode::Nat, false, [true, false, false, false], [true, false, false, false]),
-        (GatewayMode::Routed, false, [false, true, false, true], [false, true, false, true]),
-        (GatewayMode::NatUnprotected, false, [true, true, true, true], [true, false, false, false]),
-        (GatewayMode::Nat, true, [true, false, false, false], [true, false, false, false]),
+        (GatewayMode::Nat, false, false, [true, false, false, false], [true, false, false, false]),
+        (GatewayMode::Nat, false, true, [true, true, false, false], [true, false, false, false]),
+        (GatewayMode::Routed, false, false, [false, true, false, true], [false, true, false, true]),
+        (GatewayMode::NatUnprotected, false, false, [true, true, true, true], [true, false, false, false]),
+        (GatewayMode::Nat, true, true, [true, false, false, false], [true, false, false, false]),
     ];
     // Most of the time is spent waiting for what does not come.
     std::thread::scope(|scope| {
-        for (mode, internal, outside, other) in table {
-            scope.spawn(move || who_reaches(mode, internal, outside, other));
+        for (mode, internal, direct_routing, outside, other) in table {
+            scope.spawn(move || who_reaches(mode, internal, direct_routing, outside, other));
         }
     });
 }
 
-fn who_reaches(mode: GatewayMode, internal: bool, outside: [bool; 4], other: [bool; 4]) {
-    let host = Host::new();
+fn who_reaches(mode: GatewayMode, internal: bool, direct_routing: bool, outside: [bool; 4], other: [bool; 4]) {
+    let host = Host::with(FirewallConfig { direct_routing, ..FirewallConfig::default() });
     let bridge = host.dual("br-a", SUBNETS, |rules| {
         (rules.mode_v4, rules.mode_v6) = (mode, mode);
         rules.internal = internal;

@@ -1,6 +1,8 @@
 //! A host, an outside and containers, each a network namespace that only a descriptor holds.
 
-use naru_net::{Bridge, BridgeRules, Firewall, FirewallMode, IpNet, LinkName, Links, MacAddress, VethPlan, enable_forwarding};
+use naru_net::{
+    Bridge, BridgeRules, Firewall, FirewallConfig, FirewallMode, IpNet, LinkName, Links, MacAddress, VethPlan, enable_forwarding,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::fs::File;
@@ -272,14 +274,18 @@ pub const OUTSIDE: &str = "10.9.0.2";
 
 impl Host {
     pub fn new() -> Self {
-        Self::with_mode(FirewallMode::Open)
+        Self::with(FirewallConfig::default())
     }
 
     pub fn with_mode(mode: FirewallMode) -> Self {
+        Self::with(FirewallConfig { mode, ..FirewallConfig::default() })
+    }
+
+    pub fn with(config: FirewallConfig) -> Self {
         let (host, outside) = (Namespace::new(), Namespace::new());
         let (links, firewall) = host.run(|| {
             enable_forwarding(true).unwrap();
-            (Links::open("test").unwrap(), Firewall::open("naru-test", mode).unwrap())
+            (Links::open("test").unwrap(), Firewall::open("naru-test", config).unwrap())
         });
         firewall.ensure().unwrap();
         // The wire between host and outside.

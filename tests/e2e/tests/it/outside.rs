@@ -440,6 +440,38 @@ fn a_trusted_interface_reaches_what_is_published_by_its_own_address() {
 }
 
 #[test]
+fn direct_routing_reaches_what_is_published() {
+    World::with(&["--allow-direct-routing"], |world| {
+        let (other, host) = (&world.other, &world.host);
+        world.network("one", 1, &[]);
+        world.network("two", 2, &[]);
+        world.network("inner", 3, &["--internal"]);
+        let (one, _one) = world.container("one", "one", 1, &["-p", "8001:80", "-p", "127.0.0.1:8003:80/udp"]);
+        let (two, _two) = world.container("two", "two", 2, &[]);
+        let (_inner, _third) = world.container("inner", "inner", 3, &["-p", "8031:80"]);
+        check(&[
+            (other, "tcp 10.90.1.9:80", Some(OTHER[0])),
+            (other, "tcp [fd00:90:1::9]:80", Some(OTHER[1])),
+            // Published for the host alone, but published.
+            (other, "udp 10.90.1.9:80", Some(OTHER[0])),
+            (other, "udp [fd00:90:1::9]:80", None),
+            (other, "tcp 10.90.1.9:81", None),
+            (other, "tcp [fd00:90:1::9]:81", None),
+            (other, "tcp 10.90.2.9:80", None),
+            (other, "tcp 10.90.3.9:80", None),
+            // Networks do not reach each other so.
+            (&two, "tcp 10.90.1.9:80", None),
+            (&two, "tcp 10.90.0.1:8001", Some("10.90.1.1")),
+            (other, "tcp 10.90.0.1:8001", Some(OTHER[0])),
+            (host, "tcp 127.0.0.1:8001", Some("10.90.1.1")),
+            (&one, "tcp 10.90.1.9:80", Some("10.90.1.9")),
+        ]);
+        world.daemon.ok(&["rm", "-f", "one"]);
+        check(&[(other, "tcp 10.90.1.9:80", None)]);
+    });
+}
+
+#[test]
 fn containers_that_shall_not_talk_still_publish() {
     World::with(&[], |world| {
         let other = &world.other;
