@@ -5,20 +5,31 @@ use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// The address of a subnet that leads out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gateway {
+    /// The first of those that containers get.
+    First,
+    /// This one.
+    At(IpAddr),
+    /// The subnet needs none: all of its addresses are the containers'.
+    Absent,
+}
+
 /// The addresses of one subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     subnet: IpNet,
     range: IpNet,
-    gateway: IpAddr,
+    gateway: Option<IpAddr>,
     used: BTreeSet<u128>,
     /// All of the range below this is taken, so that the lowest free address is found without looking through them.
     full_below: u128,
 }
 
 impl Pool {
-    /// A pool of `subnet`; containers get addresses of `range`. The gateway is the first address unless given.
-    pub fn new(subnet: IpNet, range: Option<IpNet>, gateway: Option<IpAddr>) -> Result<Pool> {
+    /// A pool of `subnet`; containers get addresses of `range`.
+    pub fn new(subnet: IpNet, range: Option<IpNet>, gateway: Gateway) -> Result<Pool> {
         let subnet = subnet.network();
         let range = range.map_or(subnet, |range| range.network());
         let bad = |address, reason| Error::BadAddress { address, subnet, reason };
@@ -28,20 +39,21 @@ impl Pool {
         if !subnet.contains(range.address()) || range.prefix() < subnet.prefix() {
             return Err(bad(range.address(), "the range is not within the subnet"));
         }
-        let mut pool = Pool { subnet, range, gateway: subnet.address(), used: BTreeSet::new(), full_below: range.first() };
+        let mut pool = Pool { subnet, range, gateway: None, used: BTreeSet::new(), full_below: range.first() };
         pool.gateway = match gateway {
-            Some(gateway) if !subnet.contains(gateway) => return Err(bad(gateway, "the gateway is not within the subnet")),
-            Some(gateway) if pool.is_special(ip_to_number(gateway)) => {
+            Gateway::At(gateway) if !subnet.contains(gateway) => return Err(bad(gateway, "the gateway is not within the subnet")),
+            Gateway::At(gateway) if pool.is_special(ip_to_number(gateway)) => {
                 return Err(bad(gateway, "the gateway is the network's own address"));
             }
-            Some(gateway) => gateway,
+            Gateway::At(gateway) => Some(gateway),
             // As Docker: the first address of the range, after the network's own.
-            None => {
+            Gateway::First => {
                 let first = range.first();
-                number_to_ip(if pool.is_special(first) { first + 1 } else { first }, subnet.is_ipv4())
+                Some(number_to_ip(if pool.is_special(first) { first + 1 } else { first }, subnet.is_ipv4()))
             }
+            Gateway::Absent => None,
         };
-        pool.used.insert(ip_to_number(pool.gateway));
+        pool.used.extend(pool.gateway.map(ip_to_number));
         Ok(pool)
     }
 
@@ -55,8 +67,8 @@ impl Pool {
         self.range
     }
 
-    /// The host's address in the subnet.
-    pub fn gateway(&self) -> IpAddr {
+    /// The address that leads out of the subnet.
+    pub fn gateway(&self) -> Option<IpAddr> {
         self.gateway
     }
 
@@ -109,7 +121,7 @@ impl Pool {
 
     /// Gives an address back; the gateway stays taken.
     pub fn release(&mut self, address: IpAddr) {
-        if address != self.gateway && address.is_ipv4() == self.subnet.is_ipv4() {
+        if self.gateway != Some(address) && address.is_ipv4() == self.subnet.is_ipv4() {
             let number = ip_to_number(address);
             if self.used.remove(&number) && self.range.contains(address) {
                 self.full_below = self.full_below.min(number);
@@ -207,21 +219,35 @@ mod tests {
     use std::collections::HashSet;
 
     fn pool(subnet: &str) -> Pool {
-        Pool::new(subnet.parse().unwrap(), None, None).unwrap()
+        Pool::new(subnet.parse().unwrap(), None, Gateway::First).unwrap()
     }
 
     #[test]
     fn addresses_in_order() {
         let mut pool = pool("172.17.0.0/16");
-        assert_eq!(pool.gateway().to_string(), "172.17.0.1");
+        assert_eq!(pool.gateway().unwrap().to_string(), "172.17.0.1");
         assert_eq!(pool.allocate().unwrap().to_string(), "172.17.0.2");
         assert_eq!(pool.allocate().unwrap().to_string(), "172.17.0.3");
         pool.release("172.17.0.2".parse().unwrap());
         assert_eq!(pool.allocate().unwrap().to_string(), "172.17.0.2");
-        pool.release(pool.gateway());
+        pool.release(pool.gateway().unwrap());
         assert_eq!(pool.allocate().unwrap().to_string(), "172.17.0.4");
         let mut six = self::pool("fd00::/64");
-        assert_eq!((six.gateway().to_string(), six.allocate().unwrap().to_string()), ("fd00::1".into(), "fd00::2".into()));
+        assert_eq!((six.gateway().unwrap().to_string(), six.allocate().unwrap().to_string()), ("fd00::1".into(), "fd00::2".into()));
+    }
+
+    #[test]
+    fn a_subnet_without_a_gateway() {
+        let of = |subnet: &str| Pool::new(subnet.parse().unwrap(), None, Gateway::Absent).unwrap();
+        let mut pool = of("10.0.0.0/30");
+        assert_eq!((pool.gateway(), pool.used()), (None, 0));
+        for address in ["10.0.0.1", "10.0.0.2"] {
+            assert_eq!(pool.allocate().unwrap().to_string(), address);
+        }
+        assert!(pool.allocate().is_err());
+        pool.release("10.0.0.1".parse().unwrap());
+        assert_eq!(pool.allocate().unwrap().to_string(), "10.0.0.1");
+        assert_eq!(of("fd00::/64").allocate().unwrap().to_string(), "fd00::1");
     }
 
     #[test]
@@ -239,7 +265,7 @@ mod tests {
             ("10.0.0.0/24", None, Some("10.0.0.0")),
         ] {
             let range = range.map(|r| r.parse().unwrap());
-            let gateway = gateway.map(|g| g.parse().unwrap());
+            let gateway = gateway.map_or(Gateway::First, |g: &str| Gateway::At(g.parse().unwrap()));
             assert!(Pool::new(subnet.parse().unwrap(), range, gateway).is_err(), "{subnet}");
         }
     }
@@ -261,8 +287,8 @@ mod tests {
 
     #[test]
     fn ranges_and_addresses_of_others() {
-        let mut pool = Pool::new("10.88.9.0/24".parse().unwrap(), Some("10.88.9.128/30".parse().unwrap()), None).unwrap();
-        assert_eq!(pool.gateway().to_string(), "10.88.9.128");
+        let mut pool = Pool::new("10.88.9.0/24".parse().unwrap(), Some("10.88.9.128/30".parse().unwrap()), Gateway::First).unwrap();
+        assert_eq!(pool.gateway().unwrap().to_string(), "10.88.9.128");
         pool.reserve("10.88.9.129".parse().unwrap()).unwrap();
         pool.reserve("10.88.9.5".parse().unwrap()).unwrap();
         let error = pool.reserve("10.88.9.5".parse().unwrap()).unwrap_err();
@@ -277,9 +303,9 @@ mod tests {
         assert!(pool.allocate().is_err());
         pool.release("10.88.9.129".parse().unwrap());
         assert_eq!(pool.allocate().unwrap().to_string(), "10.88.9.129");
-        let last = Pool::new("255.255.255.252/30".parse().unwrap(), None, None).unwrap();
-        assert_eq!(last.gateway().to_string(), "255.255.255.253");
-        let mut six = Pool::new("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127".parse().unwrap(), None, None).unwrap();
+        let last = Pool::new("255.255.255.252/30".parse().unwrap(), None, Gateway::First).unwrap();
+        assert_eq!(last.gateway().unwrap().to_string(), "255.255.255.253");
+        let mut six = Pool::new("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127".parse().unwrap(), None, Gateway::First).unwrap();
         assert!(six.allocate().is_ok() && six.allocate().is_err() && six.allocate().is_err());
     }
 
@@ -322,7 +348,7 @@ mod tests {
         fn no_address_is_given_twice(prefix in 24u8..=30, range in 0u8..4, steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..600)) {
             let subnet: IpNet = format!("10.1.2.0/{prefix}").parse().unwrap();
             let range_net: IpNet = format!("10.1.2.0/{}", (prefix + range).min(30)).parse().unwrap();
-            let mut pool = Pool::new(subnet, Some(range_net), None).unwrap();
+            let mut pool = Pool::new(subnet, Some(range_net), Gateway::First).unwrap();
             let mut held: HashSet<IpAddr> = HashSet::new();
             let capacity = usize::try_from(range_net.last() - range_net.first() + 1).unwrap() - if range_net.last() == subnet.last() { 3 } else { 2 };
             for (take, which) in steps {
@@ -331,10 +357,10 @@ mod tests {
                         Ok(address) => {
                             let lowest = (range_net.first()..).find(|n| {
                                 let candidate = number_to_ip(*n, true);
-                                !pool.is_special(*n) && candidate != pool.gateway() && !held.contains(&candidate)
+                                !pool.is_special(*n) && Some(candidate) != pool.gateway() && !held.contains(&candidate)
                             });
                             prop_assert_eq!(ip_to_number(address), lowest.unwrap());
-                            prop_assert!(range_net.contains(address) && address != pool.gateway());
+                            prop_assert!(range_net.contains(address) && Some(address) != pool.gateway());
                             prop_assert!(held.insert(address));
                         }
                         Err(_) => prop_assert_eq!(held.len(), capacity),

@@ -242,7 +242,7 @@ fn ipam_config(subnet: &naru_engine::network::record::Subnet) -> models::IpamCon
     models::IpamConfig {
         subnet: subnet.subnet.to_string(),
         ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
-        gateway: subnet.gateway.to_string(),
+        gateway: subnet.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         auxiliary_addresses: Some(subnet.reserved.iter().map(|(name, address)| (name.clone(), address.to_string())).collect())
             .filter(|map: &BTreeMap<_, _>| !map.is_empty()),
     }

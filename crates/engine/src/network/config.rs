@@ -115,7 +115,7 @@ impl NetworkConfig {
         let plain = |subnet: IpNet, gateway: IpAddr, range: Option<IpNet>| Subnet {
             subnet: subnet.network(),
             range,
-            gateway,
+            gateway: Some(gateway),
             reserved: BTreeMap::new(),
             chosen: false,
         };

@@ -1,11 +1,11 @@
 //! What a user asks of a network becomes a record: names, subnets, gateways, options. Pure; texts as moby's
 //! `daemon/network.go` and `libnetwork` where clients match on them.
 
-use super::record::{Driver, Network, Options, Subnet};
+use super::record::{DirectKind, Driver, Network, Options, Subnet};
 use crate::error::{EngineError, Result};
 use jiff::Timestamp;
-use naru_net::ipam::{Pool, SubnetPools};
-use naru_net::{IpNet, LinkName};
+use naru_net::ipam::{Gateway, Pool, SubnetPools};
+use naru_net::{GatewayMode, IpNet, IpvlanMode, LinkName};
 use naru_types::{ContainerId, ErrorKind};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -134,7 +134,7 @@ pub(super) fn plan(mut request: NetworkRequest, around: &Surroundings<'_>) -> Re
     }
     check_mtu(&network, &options)?;
     check_links(&network, &options, around)?;
-    network.subnets = subnets(&request.subnets, &network, around)?;
+    network.subnets = subnets(&request.subnets, &network, &options, around)?;
     Ok(network)
 }
 
@@ -171,7 +171,7 @@ fn take_config(request: &mut NetworkRequest, around: &Surroundings<'_>) -> Resul
         .map(|subnet| SubnetRequest {
             subnet: Some(subnet.subnet),
             range: subnet.range,
-            gateway: Some(subnet.gateway),
+            gateway: subnet.gateway,
             reserved: subnet.reserved.clone(),
         })
         .collect();
@@ -180,8 +180,7 @@ fn take_config(request: &mut NetworkRequest, around: &Surroundings<'_>) -> Resul
 
 fn as_given(request: &SubnetRequest) -> Option<Subnet> {
     let subnet = request.subnet?;
-    let pool = Pool::new(subnet, request.range, request.gateway).ok()?;
-    Some(Subnet { subnet, range: request.range, gateway: pool.gateway(), reserved: request.reserved.clone(), chosen: true })
+    Some(Subnet { subnet, range: request.range, gateway: request.gateway, reserved: request.reserved.clone(), chosen: true })
 }
 
 /// Which families a network has: those asked for, by switch, option or subnet.
@@ -245,8 +244,24 @@ fn check_links(network: &Network, options: &Options, around: &Surroundings<'_>) 
     Ok(())
 }
 
+/// Whether something of the network has the address of a gateway, or containers send to one, without the user's naming it.
+fn needs_gateway(network: &Network, options: &Options, ipv4: bool) -> bool {
+    match options {
+        Options::Bridge(bridge) => {
+            let mode = if ipv4 { bridge.mode_v4 } else { bridge.mode_v6 };
+            mode != GatewayMode::Isolated && !(ipv4 && bridge.inhibit_v4 && network.internal)
+        }
+        // It would be a machine of the network behind the parent.
+        Options::Direct(direct) => {
+            let leads_by_itself = matches!(direct.kind, DirectKind::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _));
+            !network.internal && direct.parent.is_some() && !leads_by_itself
+        }
+        Options::None => false,
+    }
+}
+
 /// The subnets of a network: those given, and one of each family that is lacking.
-fn subnets(requests: &[SubnetRequest], network: &Network, around: &Surroundings<'_>) -> Result<Vec<Subnet>> {
+fn subnets(requests: &[SubnetRequest], network: &Network, options: &Options, around: &Surroundings<'_>) -> Result<Vec<Subnet>> {
     check_given(requests)?;
     let mut subnets = Vec::new();
     let others: Vec<(&Network, IpNet)> = around
@@ -263,7 +278,7 @@ fn subnets(requests: &[SubnetRequest], network: &Network, around: &Surroundings<
                 other.name
             )));
         }
-        subnets.push(subnet(request, wanted, true)?);
+        subnets.push(subnet(request, wanted, true, needs_gateway(network, options, wanted.is_ipv4()))?);
     }
     for ipv4 in [true, false] {
         let wanted = if ipv4 { network.ipv4 } else { network.ipv6 };
@@ -279,7 +294,7 @@ fn subnets(requests: &[SubnetRequest], network: &Network, around: &Surroundings<
         };
         let request =
             requests.iter().find(|request| request.subnet.is_none() && request.gateway.is_none_or(|gateway| gateway.is_ipv4() == ipv4));
-        subnets.push(subnet(&request.cloned().unwrap_or_default(), free, false)?);
+        subnets.push(subnet(&request.cloned().unwrap_or_default(), free, false, needs_gateway(network, options, ipv4))?);
     }
     subnets.sort_by_key(|subnet| !subnet.subnet.is_ipv4());
     Ok(subnets)
@@ -323,8 +338,13 @@ fn check_given(requests: &[SubnetRequest]) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { Err(EngineError::invalid(format!("invalid network config:\n{}", wrong.join("\n")))) }
 }
 
-fn subnet(request: &SubnetRequest, subnet: IpNet, chosen: bool) -> Result<Subnet> {
-    let mut pool = Pool::new(subnet, request.range, request.gateway)?;
+fn subnet(request: &SubnetRequest, subnet: IpNet, chosen: bool, needs_gateway: bool) -> Result<Subnet> {
+    let gateway = match request.gateway {
+        Some(gateway) => Gateway::At(gateway),
+        None if needs_gateway => Gateway::First,
+        None => Gateway::Absent,
+    };
+    let mut pool = Pool::new(subnet, request.range, gateway)?;
     for address in request.reserved.values() {
         pool.reserve(*address)?;
     }
@@ -357,11 +377,44 @@ mod tests {
         let mut wanted = request("n", None);
         wanted.ipv6 = Some(true);
         let network = plan_beside(wanted, &[]).unwrap();
-        let found: Vec<String> = network.subnets.iter().map(|subnet| format!("{} {}", subnet.subnet, subnet.gateway)).collect();
+        let found: Vec<String> = network.subnets.iter().map(|subnet| format!("{} {}", subnet.subnet, subnet.gateway.unwrap())).collect();
         // The first /16 overlaps a route of the host.
         assert_eq!(found, ["172.21.0.0/16 172.21.0.1", "fd00:1:2::/64 fd00:1:2::1"]);
         let second = plan_beside(request("m", None), &[&network]).unwrap();
         assert_eq!(second.subnets[0].subnet, net("172.22.0.0/16"));
+    }
+
+    #[test]
+    fn who_needs_no_gateway_has_none() {
+        let gateways = |driver: &str, internal: bool, options: &[(&str, &str)], gateway: Option<&str>| {
+            let mut wanted = request("n", Some("10.9.0.0/24"));
+            wanted.subnets[0].gateway = gateway.map(|gateway| gateway.parse().unwrap());
+            (wanted.ipv6, wanted.driver, wanted.internal) = (Some(true), driver.into(), internal);
+            wanted.options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            let network = plan_beside(wanted, &[]).unwrap();
+            network.subnets.iter().map(|subnet| subnet.gateway.map_or("none".into(), |gateway| gateway.to_string())).collect::<Vec<_>>()
+        };
+        let (isolated_v4, isolated_v6) =
+            (("com.docker.network.bridge.gateway_mode_ipv4", "isolated"), ("com.docker.network.bridge.gateway_mode_ipv6", "isolated"));
+        let inhibited = ("com.docker.network.bridge.inhibit_ipv4", "true");
+        let (parent, l3) = (("parent", "eth0"), ("ipvlan_mode", "l3"));
+        let (own, none, both) = ("10.9.0.1", "none", ["10.9.0.1", "fd00:1:2::1"]);
+        assert_eq!(gateways("bridge", false, &[], None), both);
+        assert_eq!(gateways("bridge", true, &[], None), both);
+        assert_eq!(gateways("bridge", true, &[isolated_v4, isolated_v6], None), [none, none]);
+        assert_eq!(gateways("bridge", true, &[isolated_v4], None), [none, both[1]]);
+        assert_eq!(gateways("bridge", true, &[isolated_v6], None), [own, none]);
+        assert_eq!(gateways("bridge", true, &[inhibited], None), [none, both[1]]);
+        assert_eq!(gateways("bridge", false, &[inhibited], None), both);
+        assert_eq!(gateways("macvlan", false, &[parent], None), both);
+        assert_eq!(gateways("macvlan", true, &[parent], None), [none, none]);
+        assert_eq!(gateways("macvlan", false, &[], None), [none, none]);
+        assert_eq!(gateways("ipvlan", false, &[parent], None), both);
+        assert_eq!(gateways("ipvlan", true, &[parent], None), [none, none]);
+        assert_eq!(gateways("ipvlan", false, &[parent, l3], None), [none, none]);
+        // One that was asked for is kept for whom it is.
+        assert_eq!(gateways("macvlan", true, &[], Some("10.9.0.7")), ["10.9.0.7", none]);
+        assert_eq!(gateways("bridge", true, &[isolated_v4, isolated_v6], Some("10.9.0.1")), [own, none]);
     }
 
     #[test]

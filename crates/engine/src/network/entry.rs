@@ -4,7 +4,7 @@ use super::endpoint::{Address, Endpoint, EndpointOptions};
 use super::record::{BridgeOptions, DirectKind, DirectOptions, Driver, Network, Options};
 use crate::error::{EngineError, Result};
 use crate::spec::Attachment;
-use naru_net::ipam::Pool;
+use naru_net::ipam::{Gateway, Pool};
 use naru_net::{Bridge, BridgeRules, GatewayMode, IpNet, IpvlanMode, LinkName, Links, MacAddress};
 use naru_types::{ContainerId, ErrorKind};
 use std::collections::{BTreeMap, HashMap};
@@ -62,7 +62,7 @@ impl Entry {
         let options = Options::parse(&record)?;
         let mut pools = Vec::new();
         for subnet in &record.subnets {
-            let mut pool = Pool::new(subnet.subnet, subnet.range, Some(subnet.gateway))?;
+            let mut pool = Pool::new(subnet.subnet, subnet.range, subnet.gateway.map_or(Gateway::Absent, Gateway::At))?;
             for address in subnet.reserved.values() {
                 pool.reserve(*address)?;
             }
@@ -198,14 +198,15 @@ impl Entry {
 
     /// The gateway of a family, where the network leads out; unspecified where the interface alone does.
     pub(super) fn gateway(&self, ipv4: bool) -> Option<IpAddr> {
-        if self.record.internal {
+        let is_alone = matches!(&self.options, Options::Direct(DirectOptions { parent: None, .. }));
+        if self.record.internal || is_alone {
             return None;
         }
         if let Options::Direct(DirectOptions { kind: DirectKind::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _), .. }) = &self.options {
             let has = self.record.subnets.iter().any(|subnet| subnet.subnet.is_ipv4() == ipv4);
             return has.then_some(if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() });
         }
-        self.record.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv4() == ipv4)
+        self.record.subnets.iter().filter_map(|subnet| subnet.gateway).find(|gateway| gateway.is_ipv4() == ipv4)
     }
 
     /// Takes up an endpoint of a former daemon.
@@ -332,7 +333,7 @@ impl Entry {
             mode != GatewayMode::Isolated && !(ipv4 && bridge.inhibit_v4)
         };
         let subnets = self.record.subnets.iter().filter(|subnet| has(subnet.subnet.is_ipv4()));
-        subnets.filter_map(|subnet| IpNet::new(subnet.gateway, subnet.subnet.prefix()).ok()).collect()
+        subnets.filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.subnet.prefix()).ok()).collect()
     }
 
     /// The firewall's rules of a bridge.
@@ -465,7 +466,7 @@ mod tests {
         let subnet = |subnet: &str, gateway: &str| Subnet {
             subnet: subnet.parse().unwrap(),
             range: None,
-            gateway: gateway.parse().unwrap(),
+            gateway: Some(gateway.parse().unwrap()),
             reserved: BTreeMap::new(),
             chosen: true,
         };

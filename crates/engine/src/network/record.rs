@@ -79,8 +79,9 @@ pub struct Subnet {
     /// The part that containers get addresses of, where it is not the whole.
     #[serde(with = "text::option", default)]
     pub range: Option<IpNet>,
-    /// Where containers send what goes elsewhere.
-    pub gateway: IpAddr,
+    /// Where containers send what goes elsewhere; none where nothing does.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// Addresses that belong to others.
     #[serde(default)]
     pub reserved: BTreeMap<String, IpAddr>,
@@ -456,10 +457,11 @@ mod tests {
         record.subnets.push(Subnet {
             subnet: "10.1.0.0/16".parse().unwrap(),
             range: Some("10.1.2.0/24".parse().unwrap()),
-            gateway: "10.1.0.1".parse().unwrap(),
+            gateway: Some("10.1.0.1".parse().unwrap()),
             reserved: BTreeMap::from([("router".into(), "10.1.2.3".parse().unwrap())]),
             chosen: true,
         });
+        record.subnets.push(Subnet { subnet: "fd00::/64".parse().unwrap(), range: None, gateway: None, ..record.subnets[0].clone() });
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Network>(&json).unwrap(), record);
     }

@@ -397,11 +397,46 @@ fn interfaces_on_a_parent() {
     // Without a parent the network leads nowhere, but its containers reach each other.
     let net = Net::new(daemon, &["-d", "macvlan", "--subnet", "10.127.6.0/24"]);
     let (one, two) = (Box::new(daemon, &["--network", &net.1]), Box::new(daemon, &["--network", &net.1, "--ip", "10.127.6.60"]));
+    // Nothing leads out, so that no address is a gateway's.
+    assert_eq!((one.address(&net.1).as_str(), one.sh("ip route | grep default || true").as_str()), ("10.127.6.1", ""));
+    let config = |net: &Net<'_>| net.inspect()["IPAM"]["Config"][0]["Gateway"].clone();
+    assert_eq!(config(&net), Value::Null);
     one.sh("ping -c 1 -W 5 10.127.6.60");
     one.sh(&format!("ping -c 1 -W 5 {}", two.1));
     assert!(daemon.fails(1, &["network", "create", "-d", "macvlan", "-o", "macvlan_mode=tree", "macvlan-x"]).contains("tree"));
     let missing = daemon.run(&["network", "create", "-d", "macvlan", "-o", "parent=nosuch0", "macvlan-x"]);
     assert!(missing.code == 1 && missing.err.contains("nosuch0"), "{missing:?}");
+}
+
+#[test]
+fn a_subnet_without_a_gateway_is_the_containers_own() {
+    let daemon = shared();
+    let mode = |family: u8| format!("com.docker.network.bridge.gateway_mode_ipv{family}=isolated");
+    let isolated = ["--internal", "--ipv6", "-o", &mode(4), "-o", &mode(6), "--subnet", "10.127.12.0/24", "--subnet", "fd00:127:12::/64"];
+    let addresses = |container: &Box<'_>| container.sh("ip -o addr show eth0 scope global | awk '{print $4}' | sort");
+    let net = Net::new(daemon, &isolated);
+    let (one, two) = (Box::new(daemon, &["--network", &net.1]), Box::new(daemon, &["--network", &net.1]));
+    assert_eq!(
+        addresses(&one),
+        "10.127.12.1/24
+fd00:127:12::1/64"
+    );
+    two.sh("ping -c 1 -W 5 10.127.12.1");
+    let bridge = format!("br-{}", &net.inspect()["Id"].as_str().unwrap()[..12]);
+    let host = std::process::Command::new("ip").args(["-o", "addr", "show", "dev", &bridge, "scope", "global"]).output().unwrap();
+    assert!(host.status.success() && host.stdout.is_empty(), "{host:?}");
+    drop((one, two));
+    drop(net);
+    for (flags, first) in [
+        (vec!["--internal", "-o", &mode(4), "--subnet", "10.127.12.0/24", "--gateway", "10.127.12.1"], "10.127.12.2"),
+        (vec!["--internal", "-o", "com.docker.network.bridge.inhibit_ipv4=true", "--subnet", "10.127.12.0/24"], "10.127.12.1"),
+        (vec!["--internal", "--subnet", "10.127.12.0/24"], "10.127.12.2"),
+        (vec!["-d", "macvlan", "--internal", "--subnet", "10.127.12.0/24", "--gateway", "10.127.12.7"], "10.127.12.1"),
+    ] {
+        let net = Net::new(daemon, &flags);
+        let container = Box::new(daemon, &["--network", &net.1]);
+        assert_eq!(container.address(&net.1), first, "{flags:?}");
+    }
 }
 
 #[test]
