@@ -213,7 +213,7 @@ fn wire(call: &Call, entry: &Entry, detail: bool) -> models::Network {
         name: name.clone(),
         id: id.clone(),
         created: time::rfc3339(record.created),
-        scope: "local".into(),
+        scope: record.scope.clone(),
         // A configuration is no network of its own, whatever it is for.
         driver: if record.config_only { "null".into() } else { driver.as_str().into() },
         enable_ipv4: record.ipv4,
@@ -299,7 +299,7 @@ pub fn list(call: &Call) -> Result<Response> {
         any("name", &|wanted| name_matches(&record.name, wanted))
             && any("driver", &|wanted| wanted == record.driver.as_str())
             && any("id", &|wanted| record.id.starts_with(wanted))
-            && any("scope", &|wanted| wanted == "local")
+            && any("scope", &|wanted| wanted == record.scope)
             && any("type", &|wanted| (wanted == "builtin") == record.is_predefined())
             && filters.matches_labels("label", &record.labels)
             && dangling.is_none_or(|dangling| dangling == is_dangling(entry))
@@ -321,13 +321,13 @@ fn is_dangling(entry: &Entry) -> bool {
 
 /// `GET /networks/{id}`.
 pub fn inspect(call: &Call, id: &str) -> Result<Response> {
-    if call.query.get("scope").is_some_and(|scope| !matches!(scope, "" | "local")) {
-        return Err(naru_engine::EngineError::NoSuchNetwork(id.to_owned()).into());
-    }
     if let Some(text) = call.query.get("verbose").filter(|text| !is_go_boolean(text)) {
         return Err(ApiError::invalid(format!("invalid value for verbose: {text}: strconv.ParseBool: parsing {text:?}: invalid syntax")));
     }
     let entry = call.app.engine.networks().find(id)?;
+    if call.query.get("scope").is_some_and(|scope| !scope.is_empty() && scope != entry.record.scope) {
+        return Err(naru_engine::EngineError::NoSuchNetwork(id.to_owned()).into());
+    }
     Ok(body::ok(&wire(call, &entry, true)))
 }
 
@@ -346,12 +346,6 @@ pub async fn create(call: Call) -> Result<Response> {
             "Ingress network can only be global scope network: it belongs to a swarm, and this node is in none",
         ));
     }
-    if !matches!(request.scope.as_str(), "" | "local") {
-        return Err(ApiError::new(
-            ErrorKind::Forbidden,
-            format!("cannot create a swarm scoped network when swarm is not active: network scope {:?} is not built in", request.scope),
-        ));
-    }
     check_configuration(&request)?;
     let ipam = request.ipam.unwrap_or_default();
     let driver_options = app.engine.networks().config().default_options.clone();
@@ -367,6 +361,7 @@ pub async fn create(call: Call) -> Result<Response> {
             driver: request.driver,
             ipv4: request.enable_ipv4,
             ipv6: request.enable_ipv6,
+            scope: request.scope,
             subnets: ipam.config.unwrap_or_default().iter().map(subnet_request).collect::<Result<_>>()?,
             ipam_driver: ipam.driver,
             ipam_options: ipam.options,

@@ -1,11 +1,11 @@
 //! What a user asks of a network becomes a record: names, subnets, gateways, options. Pure; texts as moby's
 //! `daemon/network.go` and `libnetwork` where clients match on them.
 
-use super::record::{DirectKind, Driver, Network, Options, Subnet};
+use super::record::{DirectKind, DirectOptions, Driver, LOCAL, Network, Options, Subnet};
 use crate::error::{EngineError, Result};
 use jiff::Timestamp;
 use naru_net::ipam::{Gateway, Pool, SubnetPools};
-use naru_net::{GatewayMode, IpNet, IpvlanMode, LinkName};
+use naru_net::{GatewayMode, IpNet, IpvlanMode, LinkName, MacvlanMode};
 use naru_types::{ContainerId, ErrorKind};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +40,8 @@ pub struct NetworkRequest {
     pub ipam_driver: String,
     /// Options of the address management.
     pub ipam_options: Option<BTreeMap<String, String>>,
+    /// Where it is: any word but `swarm`; empty is `local`.
+    pub scope: String,
     /// Reaches nothing outside.
     pub internal: bool,
     /// For swarm's containers.
@@ -75,10 +77,11 @@ fn driver(name: &str) -> Result<Driver> {
         "" | "bridge" => Ok(Driver::Bridge),
         "macvlan" => Ok(Driver::Macvlan),
         "ipvlan" => Ok(Driver::Ipvlan),
-        "host" | "null" => Err(forbidden(format!("only one instance of {name:?} network is allowed"))),
+        "host" => Ok(Driver::Host),
+        "null" => Ok(Driver::Null),
         "overlay" => Err(EngineError::Denied {
             text: "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.".into(),
-            kind: ErrorKind::Unavailable,
+            kind: ErrorKind::Forbidden,
         }),
         other => Err(EngineError::Denied {
             text: format!("plugin {other:?} not found: network drivers are bridge, macvlan and ipvlan"),
@@ -100,6 +103,13 @@ pub(super) fn plan(mut request: NetworkRequest, around: &Surroundings<'_>) -> Re
     }
     take_config(&mut request, around)?;
     let driver = driver(&request.driver)?;
+    // Docker takes every other word and does nothing else for it.
+    if request.scope == "swarm" {
+        return Err(forbidden("cannot create a swarm scoped network when swarm is not active"));
+    }
+    if matches!(driver, Driver::Host | Driver::Null) {
+        return Err(forbidden(format!("only one instance of {:?} network is allowed", driver.as_str())));
+    }
     match request.ipam_driver.as_str() {
         "" | "default" => {}
         other => {
@@ -118,6 +128,7 @@ pub(super) fn plan(mut request: NetworkRequest, around: &Surroundings<'_>) -> Re
         ipv4,
         ipv6,
         subnets: vec![],
+        scope: if request.scope.is_empty() { LOCAL.to_owned() } else { request.scope },
         internal: request.internal,
         attachable: request.attachable,
         config_only: request.config_only,
@@ -229,6 +240,7 @@ fn check_links(network: &Network, options: &Options, around: &Surroundings<'_>) 
             }
         }
         Options::Direct(direct) => {
+            check_passthru(direct, around)?;
             let same = |other: &LinkName| direct.parent.as_ref() == Some(other);
             if let Some(other) = used(
                 &|other| matches!(other, Options::Direct(other) if other.parent.as_ref().is_some_and(same) && std::mem::discriminant(&other.kind) != std::mem::discriminant(&direct.kind)),
@@ -258,6 +270,29 @@ fn needs_gateway(network: &Network, options: &Options, ipv4: bool) -> bool {
         }
         Options::None => false,
     }
+}
+
+/// A link that passes all it gets through to one interface carries no others.
+fn check_passthru(direct: &DirectOptions, around: &Surroundings<'_>) -> Result<()> {
+    const PASSTHRU: DirectKind = DirectKind::Macvlan(MacvlanMode::Passthru);
+    let (Some(parent), DirectKind::Macvlan(_)) = (&direct.parent, direct.kind) else { return Ok(()) };
+    for other in around.networks.iter().filter(|other| !other.config_only) {
+        let Ok(Options::Direct(options)) = Options::parse(other) else { continue };
+        if options.parent.as_ref() != Some(parent) {
+            continue;
+        }
+        let id = &other.id;
+        if direct.kind == PASSTHRU {
+            return Err(forbidden(format!(
+                "cannot use mode passthru, {} network {id} is already using parent interface {parent}",
+                other.driver.as_str()
+            )));
+        }
+        if options.kind == PASSTHRU {
+            return Err(forbidden(format!("macvlan network {id} is already using parent interface {parent} in mode passthru")));
+        }
+    }
+    Ok(())
 }
 
 /// The subnets of a network: those given, and one of each family that is lacking.
@@ -449,6 +484,24 @@ mod tests {
         };
         let office = plan_beside(same_bridge("office"), &[]).unwrap();
         assert!(plan_beside(same_bridge("other"), &[&office]).unwrap_err().to_string().contains("same bridge name"));
+    }
+
+    #[test]
+    fn a_parent_that_passes_all_through_has_one_network() {
+        let on = |parent: &str, mode: &str| {
+            let mut wanted = request(&format!("{mode}-{parent}"), None);
+            wanted.driver = "macvlan".into();
+            wanted.options = BTreeMap::from([("parent".into(), parent.into()), ("macvlan_mode".into(), mode.into())]);
+            wanted
+        };
+        let (through, bridge) = (plan_beside(on("eth0", "passthru"), &[]).unwrap(), plan_beside(on("eth1", "bridge"), &[]).unwrap());
+        let text = |wanted| plan_beside(wanted, &[&through, &bridge]).unwrap_err().to_string();
+        let in_use = format!("macvlan network {} is already using parent interface eth0 in mode passthru", through.id);
+        assert_eq!(text(on("eth0", "vepa")), in_use);
+        let in_the_way = format!("cannot use mode passthru, macvlan network {} is already using parent interface eth1", bridge.id);
+        assert_eq!(text(on("eth1", "passthru")), in_the_way);
+        assert!(plan_beside(on("eth1", "private"), &[&through, &bridge]).is_ok());
+        assert!(plan_beside(on("eth2", "passthru"), &[&through, &bridge]).is_ok());
     }
 
     #[test]

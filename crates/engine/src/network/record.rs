@@ -106,6 +106,9 @@ pub struct Network {
     pub ipv6: bool,
     /// Its subnets, IPv4 first.
     pub subnets: Vec<Subnet>,
+    /// Docker's word for where it is; kept for inspect.
+    #[serde(default = "local")]
+    pub scope: String,
     /// Reaches nothing outside.
     pub internal: bool,
     /// For swarm's containers; kept for inspect.
@@ -120,6 +123,13 @@ pub struct Network {
     pub ipam_options: Option<BTreeMap<String, String>>,
     /// Data of the user.
     pub labels: BTreeMap<String, String>,
+}
+
+/// The scope of networks of this host.
+pub const LOCAL: &str = "local";
+
+fn local() -> String {
+    LOCAL.to_owned()
 }
 
 /// The id of a predefined network: the same on every host and start.
@@ -138,6 +148,7 @@ impl Network {
             ipv4: true,
             ipv6: false,
             subnets: vec![],
+            scope: local(),
             internal: false,
             attachable: false,
             config_only: false,

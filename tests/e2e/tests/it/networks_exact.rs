@@ -101,7 +101,11 @@ fn requests_that_docker_refuses_are_refused_likewise() {
     let daemon = shared();
     let create = |fields: &str| daemon.api("POST", "/networks/create", Some(&format!(r#"{{"Name":"x",{fields}}}"#)));
     let cases = [
-        (r#""Scope":"swarm""#, 403, "swarm scoped network"),
+        (r#""Scope":"swarm""#, 403, "cannot create a swarm scoped network when swarm is not active"),
+        (r#""Scope":"swarm","Driver":"host""#, 403, "swarm scoped network"),
+        (r#""Scope":"swarm","Driver":"nosuch""#, 404, "plugin \\\"nosuch\\\" not found"),
+        (r#""Scope":"swarm","ConfigOnly":true"#, 403, "Network operator fields"),
+        (r#""Driver":"overlay","Scope":"swarm""#, 403, "not a swarm manager"),
         (r#""Ingress":true"#, 403, "Ingress network"),
         (r#""IPAM":{"Config":[{"Subnet":""}]}"#, 400, "invalid subnet : invalid CIDR block notation"),
         (r#""Options":{"com.docker.network.host_ipv4":"::1"}"#, 400, "not an IPv4 address"),
@@ -133,6 +137,23 @@ fn requests_that_docker_refuses_are_refused_likewise() {
         assert!(message.contains(&text), "{flags:?}: {message}");
     }
     daemon.ok(&["rm", &stopped]);
+}
+
+#[test]
+fn a_scope_is_kept_for_who_asks() {
+    let daemon = shared();
+    for scope in ["global", "local", "elsewhere"] {
+        let net = Net::new(daemon, &["--scope", scope]);
+        assert_eq!(net.inspect()["Scope"], scope);
+        let listed = |wanted: &str| {
+            let list = daemon.ok(&["network", "ls", "-q", "--no-trunc", "--filter", &format!("scope={wanted}")]);
+            list.lines().any(|id| net.inspect()["Id"] == id)
+        };
+        assert!(listed(scope) && !listed("swarm") && listed("local") == (scope == "local"), "{scope}");
+        let inspected = |wanted: &str| daemon.api("GET", &format!("/networks/{}?scope={wanted}", net.1), None).0;
+        assert_eq!((inspected(scope), inspected(""), inspected("swarm")), (200, 200, 404), "{scope}");
+        daemon.ok(&["run", "--rm", "--network", &net.1, BOX, "true"]);
+    }
 }
 
 #[test]
