@@ -6,9 +6,8 @@
 //! host, for other machines, and everything whenever somebody could notice the difference (see [`program`]), from the next packet
 //! on and without help of the engine. Only that br_netfilter is switched on has to be told: [`Filtering`].
 //!
-//! Rules of tc at the host's end of the sender come first; those at the receiver's are not asked, so that containers whose rate
-//! is limited must be left out. Nor is what the bridge has learned: two with one address must be left out, too. Source:
-//! bpf-helpers(7), tc-bpf(8).
+//! Rules of tc at the host's end of the sender come first; where the receiver's end has some, or a queue, the packet takes the
+//! bridge. What the bridge has learned is not asked: two with one address must be left out. Source: bpf-helpers(7), tc-bpf(8).
 
 mod btf;
 mod filtering;

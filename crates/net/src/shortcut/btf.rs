@@ -77,6 +77,11 @@ impl<'a> Types<'a> {
         u32::try_from(self.starts.iter().position(is)? + 1).ok()
     }
 
+    /// How many bytes a structure has.
+    pub fn size(&self, kind: u32, name: &str) -> Option<u32> {
+        word(self.types, self.start(self.number(kind, name)?)? + 8)
+    }
+
     /// Where the field lies whose way from the structure is `path`; what lies in parts without a name is found by its own.
     pub fn field(&self, structure: &str, path: &[&str]) -> Option<Field> {
         let mut field = Field { offset: 0, kind: self.number(STRUCT, structure)? };
@@ -159,6 +164,7 @@ mod tests {
         let types = Types::parse(&text).unwrap();
         assert_eq!(types.number(STRUCT, "outer"), Some(6));
         assert_eq!(types.number(FUNCTION, "outer"), None);
+        assert_eq!((types.size(STRUCT, "outer"), types.size(STRUCT, "nosuch")), (Some(20), None));
         assert_eq!(types.field("outer", &["c"]).unwrap().offset, 4);
         assert_eq!(types.field("outer", &["b", "y"]).unwrap().offset, 16);
         assert_eq!(types.length(types.field("outer", &["b", "x"]).unwrap()), Some(3));

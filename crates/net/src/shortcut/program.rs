@@ -3,8 +3,9 @@
 //! Only those that nobody looks at on the usual way. Nothing that the host can set to decide about a bridged packet, or to see
 //! it, may be set: no hook of the `bridge` family (nftables, ebtables, br_netfilter, which shows such packets to iptables), none
 //! of `netdev` at the ends of both, no capture on the bridge or at the receiver's end, and the bridge up and not listening to
-//! all. Both ends are on the bridge as ports that it forwards between. The kernel's own structures say so, as they are at this
-//! packet. The receiver's link is looked for as the kernel does it, in its hash table of links.
+//! all. The receiver's end has neither filters of tc nor a queue, its container no XDP before all else. Both ends are on the
+//! bridge as ports that it forwards between. The kernel's own structures say so, as they are at this packet. The receiver's link
+//! is looked for as the kernel does it, in its hash table of links.
 //!
 //! br_netfilter has one hook at each place also while it is switched off. The element of a receiver says whether that is so;
 //! then one hook is none.
@@ -34,6 +35,13 @@ pub(super) struct Places {
     hook_count: u32,
     /// Absent in a kernel without such hooks.
     device_leaving_hooks: Option<u32>,
+    /// Absent in a kernel without such filters.
+    filters: Option<Filters>,
+    device_queue: u32,
+    queue_enqueue: u32,
+    /// Where a link of a pair has its other end.
+    device_other_end: u32,
+    device_native_xdp: u32,
     /// Absent where the bridge is a module that is not described.
     port: Option<Port>,
     namespace_devices: u32,
@@ -45,6 +53,15 @@ pub(super) struct Places {
     adjacent: u32,
     cast_context: u32,
     cast: u32,
+}
+
+/// Where a link has the filters for what leaves by it: eBPF's own and tc's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filters {
+    /// Before Linux 6.6.
+    Plain { of_device: u32 },
+    /// There is an entry with either, and with `clsact` for another direction.
+    Entry { of_device: u32, bundle: u32, count: u32, bundle_in_entry: u32, entry: u32, first: u32 },
 }
 
 /// Where a port of a bridge has what it is looked at for.
@@ -76,6 +93,11 @@ impl Places {
             device_namespace: at("net_device", &["nd_net", "net"])?,
             bridge_hooks: hooks("hooks_bridge"),
             device_leaving_hooks: at("net_device", &["nf_hooks_egress"]),
+            filters: filters(&types),
+            device_queue: at("net_device", &["qdisc"])?,
+            queue_enqueue: at("Qdisc", &["enqueue"])?,
+            device_other_end: other_end(&types)?,
+            device_native_xdp: at("net_device", &["xdp_state"])? + XDP_MODE_DRV * types.size(STRUCT, "bpf_xdp_entity")?,
             port: port(&types),
             namespace_devices: at("net", &["dev_index_head"])?,
             device_node: at("net_device", &["index_hlist"])?,
@@ -91,6 +113,31 @@ impl Places {
     }
 }
 
+fn filters(types: &Types<'_>) -> Option<Filters> {
+    let at = |structure: &str, name: &str| Some(types.field(structure, &[name])?.offset);
+    let Some(of_device) = at("net_device", "tcx_egress") else {
+        return Some(Filters::Plain { of_device: at("net_device", "miniq_egress")? });
+    };
+    Some(Filters::Entry {
+        of_device,
+        bundle: at("bpf_mprog_entry", "parent")?,
+        count: at("bpf_mprog_bundle", "count")?,
+        bundle_in_entry: at("tcx_entry", "bundle")?,
+        entry: types.number(STRUCT, "tcx_entry")?,
+        first: at("tcx_entry", "miniq")?,
+    })
+}
+
+/// The driver's own part of a link lies behind what all have, at a multiple of 32. There the other end has always come first,
+/// which a driver that is a module does not tell; were it something else, no number of a program would be found there, or one
+/// that has packets take the usual way.
+fn other_end(types: &Types<'_>) -> Option<u32> {
+    const NETDEV_ALIGN: u32 = 32;
+    let behind = || Some(types.size(STRUCT, "net_device")?.next_multiple_of(NETDEV_ALIGN));
+    let own = types.field("net_device", &["priv"]).map(|field| field.offset).or_else(behind)?;
+    Some(own + types.field("veth_priv", &["peer"]).map_or(0, |field| field.offset))
+}
+
 fn port(types: &Types<'_>) -> Option<Port> {
     let at = |structure: &str, name: &str| Some(types.field(structure, &[name])?.offset);
     Some(Port {
@@ -104,6 +151,8 @@ fn port(types: &Types<'_>) -> Option<Port> {
 
 /// A structure that begins with a number of eight bytes: what is read as one is a number for the verifier, also a pointer.
 const NUMBER: &str = "timespec64";
+/// The mode of XDP in which a program runs before the packet is one to the kernel; one that runs later is not passed by.
+const XDP_MODE_DRV: u32 = 1;
 /// Lists in the table of links (NETDEV_HASHENTRIES), and how far one is followed: with thousands of links they are longer.
 const LISTS: i32 = 256;
 const LONGEST_LIST: u32 = 16;
@@ -166,6 +215,8 @@ const PEER: u8 = 6;
 /// The sender's link.
 const DEVICE: u8 = 7;
 const BRIDGE: u8 = 8;
+/// The container's own link, when the bridge is not looked at any more.
+const INSIDE: u8 = 8;
 /// The receiver's element of the table.
 const RECEIVER: u8 = 9;
 const STACK: u8 = 10;
@@ -360,6 +411,42 @@ fn check_receiver(a: &mut Assembler, places: &Places) {
     if let Some(hooks) = places.device_leaving_hooks {
         a.field(LOAD_64, R1, PEER, hooks);
         a.usual_way_if(IF_UNEQUAL, R1, 0, 0);
+    }
+    check_leaving(a, places);
+    a.number(places, LOAD_64, PEER, places.device_other_end.cast_signed());
+    a.put(MOVE, INSIDE, R0, 0, 0);
+    // By itself, or held by a link.
+    for pointer in [0, 8] {
+        a.number(places, LOAD_64, INSIDE, places.device_native_xdp.cast_signed() + pointer);
+        a.usual_way_if(IF_UNEQUAL, R0, 0, 0);
+    }
+}
+
+/// What leaves by the receiver's end for the container meets no filter and waits in no queue.
+fn check_leaving(a: &mut Assembler, places: &Places) {
+    a.field(LOAD_64, R1, PEER, places.device_queue);
+    a.field(LOAD_64, R1, R1, places.queue_enqueue);
+    a.usual_way_if(IF_UNEQUAL, R1, 0, 0);
+    match places.filters {
+        None => {}
+        Some(Filters::Plain { of_device }) => {
+            a.field(LOAD_64, R1, PEER, of_device);
+            a.usual_way_if(IF_UNEQUAL, R1, 0, 0);
+        }
+        Some(Filters::Entry { of_device, bundle, count, bundle_in_entry, entry, first }) => {
+            a.field(LOAD_64, R1, PEER, of_device);
+            let absent = a.code.len();
+            a.put(IF_EQUAL, R1, 0, 0, 0);
+            a.field(LOAD_64, R1, R1, bundle);
+            a.field(LOAD_32, R2, R1, count);
+            a.usual_way_if(IF_UNEQUAL, R2, 0, 0);
+            a.put(ADD, R1, 0, 0, -bundle_in_entry.cast_signed());
+            a.put(SET, R2, 0, 0, entry.cast_signed());
+            a.call(KERNEL_FUNCTION, places.cast.cast_signed());
+            a.field(LOAD_64, R1, R0, first);
+            a.usual_way_if(IF_UNEQUAL, R1, 0, 0);
+            a.code[absent].offset = (a.code.len() - absent - 1) as i16;
+        }
     }
 }
 

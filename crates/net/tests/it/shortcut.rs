@@ -10,6 +10,42 @@ use std::time::Duration;
 const A: &str = "172.30.0.2/24";
 const B: &str = "172.30.0.3/24";
 
+/// Loads `r0 = drop; exit` and attaches it until its input ends; what bpf(2) takes is written out, for no common program does
+/// this. Fails where the kernel has no such way, or another number for the call.
+const ATTACH: &str = "
+import ctypes, os, platform, socket, struct, sys
+if platform.machine() != 'x86_64': sys.exit(1)
+call = ctypes.CDLL(None, use_errno=True).syscall
+def bpf(command, fields):
+    fields = ctypes.create_string_buffer(fields.ljust(128, b'\\0'))
+    done = call(321, command, fields, 128)
+    if done < 0: sys.exit(1)
+    return done
+kind, drop, attach, flags = {'xdp': (6, 1, 37, 4), 'xdp-link': (6, 1, 37, 4), 'tcx': (3, 2, 47, 0), 'tcx-link': (3, 2, 47, 0)}[how]
+code = ctypes.create_string_buffer(struct.pack('<BBhiBBhi', 0xb7, 0, 0, drop, 0x95, 0, 0, 0))
+name = ctypes.create_string_buffer(b'GPL')
+program = bpf(5, struct.pack('<IIQQIIQII16sII', kind, 2, ctypes.addressof(code), ctypes.addressof(name), 0, 0, 0, 0, 0, b'', 0, attach))
+index = socket.if_nametoindex(link)
+if how == 'xdp':
+    def attributes(fd):
+        inner = struct.pack('<HHi', 8, 1, fd) + struct.pack('<HHI', 8, 3, flags)
+        return struct.pack('<HH', 4 + len(inner), 43 | 0x8000) + inner
+    route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    def change(fd):
+        body = struct.pack('<BxHiII', 0, 0, index, 0, 0) + attributes(fd)
+        route.send(struct.pack('<IHHII', 16 + len(body), 19, 5, 1, 0) + body)
+        if struct.unpack('<i', route.recv(4096)[16:20])[0]: sys.exit(1)
+    change(program)
+elif how == 'tcx':
+    bpf(8, struct.pack('<IIII', index, program, attach, 0))
+else:
+    held = bpf(28, struct.pack('<IIII', program, index, attach, flags))
+print(flush=True)
+sys.stdin.read()
+if how == 'xdp': change(-1)
+if how == 'tcx': bpf(9, struct.pack('<IIII', index, program, attach, 0))
+";
+
 /// Two containers on a bridge, with a shortcut between them.
 struct Pair {
     host: Host,
@@ -77,6 +113,18 @@ impl Pair {
         // Beside data and acknowledgements a neighbour may be asked for.
         assert!(passed.iter().all(|count| *count > 20) || passed.iter().all(|count| *count < 5), "{passed:?}");
         passed[0] > 20
+    }
+
+    /// Whether something holds while a program of eBPF that drops all is attached to a link; none where the kernel cannot.
+    fn dropped(&self, place: &Namespace, link: &str, how: &str, holds: impl FnOnce() -> bool) -> Option<bool> {
+        let script = format!("link, how = '{link}', '{how}'\n{ATTACH}");
+        let mut python =
+            place.run(|| Command::new("python3").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()).ok()?;
+        let is_attached = python.stdout.as_mut().unwrap().read(&mut [0; 10]).unwrap() == 1;
+        let answer = is_attached.then(holds);
+        drop(python.stdin.take());
+        assert_eq!(python.wait().unwrap().success(), is_attached);
+        answer
     }
 
     /// Runs something while packets of a link are captured, as tcpdump does it; not where there is nothing to do it by.
@@ -228,6 +276,40 @@ fn the_receivers_end_is_on_the_bridge_and_nobody_looks_there() {
         pair.host.host.nft("delete table netdev t");
     }
     assert!(!pair.is_bridged());
+}
+
+#[test]
+fn what_others_have_at_the_receivers_ends_is_not_passed_by() {
+    let Some(pair) = Pair::new() else { return };
+    assert!(!pair.is_bridged() && arrives(&pair));
+    let b = pair.ends[1].0.as_str();
+    for how in ["tcx", "tcx-link"] {
+        assert_ne!(pair.dropped(&pair.host.host, b, how, || arrives(&pair)), Some(true), "{how}");
+        assert!(!pair.is_bridged() && arrives(&pair), "{how}");
+    }
+    for how in ["xdp", "xdp-link"] {
+        assert_ne!(pair.dropped(&pair.b, "eth0", how, || arrives(&pair)), Some(true), "{how}");
+        assert!(!pair.is_bridged() && arrives(&pair), "{how}");
+    }
+    // For both, so that packets of both directions take one way. The kernel may lack the kinds.
+    let tc = |line: &str| {
+        pair.ends.iter().all(|(link, _)| {
+            let line = line.replace("LINK", link.as_str());
+            let tc = || Command::new("tc").args(line.split(' ').map(|word| word.replace('_', " "))).output();
+            pair.host.host.run(tc).is_ok_and(|output| output.status.success())
+        })
+    };
+    if tc("qdisc add dev LINK root pfifo limit 1000") {
+        assert!(pair.is_bridged(), "packets wait in the queue");
+        assert!(tc("qdisc del dev LINK root"));
+        assert!(!pair.is_bridged());
+    }
+    // In classic BPF: no packet is meant.
+    if tc("filter add dev LINK egress prio 7 bpf bytecode 1,6_0_0_0") {
+        assert!(pair.is_bridged(), "packets pass the filter");
+        assert!(tc("filter del dev LINK egress prio 7"));
+        assert!(!pair.is_bridged());
+    }
 }
 
 #[test]
