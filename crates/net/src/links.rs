@@ -284,7 +284,7 @@ impl Links {
         }
     }
 
-    /// Puts the host's end of a pair, whose bridge was lost, on a bridge; absent is fine.
+    /// Puts the host's end of a pair, whose bridge was lost, on a bridge, and sets it up; absent is fine.
     pub fn rejoin(&self, host_name: &LinkName, bridge: u32, isolated: bool) -> Result<()> {
         let name = host_name.as_str();
         let mut batch = Batch::default();

@@ -57,7 +57,7 @@ pub(crate) mod ifla {
     pub const IPVLAN_FLAGS: u16 = 2;
 }
 
-const UP: u32 = 1;
+pub(crate) const UP: u32 = 1;
 /// A link that carries packets (IF_OPER_UP).
 pub(crate) const OPER_UP: u8 = 6;
 pub(crate) const AF_INET: u8 = 2;

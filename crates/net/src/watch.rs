@@ -39,6 +39,8 @@ pub struct Changed {
     pub bereft: HashSet<u32>,
     /// Bridges that have changed in any way, as they are now, by their indices.
     pub bridges: HashMap<u32, Link>,
+    /// The names of links that were set down, or taken off a bridge.
+    pub strayed: HashSet<String>,
     /// Whether bridged packets are filtered, perhaps: see [`crate::Filtering`].
     pub filtering: bool,
 }
@@ -68,8 +70,8 @@ impl Watch {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let changed = self.wait_until_readable(left)?;
-            let is_news = changed.rules || changed.filtering || !changed.bereft.is_empty() || !changed.bridges.is_empty();
-            if is_news || left.is_some_and(|left| left.is_zero()) {
+            let is_quiet = changed.bereft.is_empty() && changed.bridges.is_empty() && changed.strayed.is_empty();
+            if changed.rules || changed.filtering || !is_quiet || left.is_some_and(|left| left.is_zero()) {
                 return Ok(changed);
             }
         }
@@ -89,8 +91,8 @@ impl Watch {
             lock.settle();
         }
         let filtering = self.filtering.as_ref().is_some_and(FilteringWatch::poll);
-        let bridges::Told { bereft, bridges } = self.bridges.read()?;
-        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), bereft, bridges, filtering })
+        let bridges::Told { bereft, bridges, strayed } = self.bridges.read()?;
+        Ok(Changed { rules: self.poll()? || had && legacy::is_closed(&self.table), bereft, bridges, strayed, filtering })
     }
 
     /// Reads what has come, without waiting: true when something that is ours to mend was changed by others.

@@ -8,7 +8,7 @@ use super::entry::{Entry, Joining};
 use super::names::ContainerZone;
 use super::ports::Held;
 use super::record::{DirectKind, Options};
-use super::{Driver, Networks};
+use super::{Damage, Driver, Networks};
 use crate::Inner;
 use crate::container::View;
 use crate::error::{EngineError, Result};
@@ -177,7 +177,7 @@ impl Networks {
                 let attached = self.links.attach(&plan, inside.ns, inside.route);
                 if attached.is_err() && self.links.find(&bridge.name)?.is_none() {
                     // Somebody has deleted the bridge: it is made again.
-                    self.mend(entry)?;
+                    self.mend(entry, Damage::Bridge)?;
                     let plan = VethPlan { bridge: entry.ensure_link(&self.links)?, ..plan };
                     self.links.attach(&plan, inside.ns, inside.route)?;
                 } else {

@@ -37,7 +37,8 @@ use naru_net::ports::Ports;
 use naru_net::{Changed, Claim, Firewall, LinkName, Links, Watch};
 use naru_runtime::spawner::{NetworkNamespace, Spawner};
 use naru_types::ContainerId;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -246,31 +247,39 @@ impl Networks {
     }
 
     /// Makes a network's bridge what it shall be again: there, with its addresses, and with the containers' links.
-    fn mend(&self, entry: &Entry) -> Result<()> {
+    fn mend(&self, entry: &Entry, damage: Damage) -> Result<()> {
         let Some(bridge) = entry.bridge() else { return Ok(()) };
-        let Some(index) = entry.mend_link(&self.links)? else { return Ok(()) };
+        let index = match damage {
+            Damage::Links => entry.known_link(),
+            Damage::Bridge => entry.mend_link(&self.links)?,
+        };
+        let Some(index) = index else { return Ok(()) };
         self.gather(entry, bridge, index, &self.links.list()?)
     }
 
-    /// Puts the containers' links on the bridge, of which another bridge was lost.
+    /// Puts the containers' links on the bridge, of which another bridge was lost, and sets them up.
     fn gather(&self, entry: &Entry, bridge: &record::BridgeOptions, index: u32, links: &[naru_net::Link]) -> Result<()> {
         for interface in entry.members().into_iter().filter_map(|member| member.endpoint.interface) {
-            if links.iter().any(|link| link.name == interface && link.master != Some(index)) {
+            if links.iter().any(|link| link.name == interface && (link.master != Some(index) || !link.up)) {
                 self.links.rejoin(&interface.parse()?, index, !bridge.icc)?;
             }
         }
         Ok(())
     }
 
-    /// The networks whose bridges others have damaged: deleted, set down, renamed, or taken an address from. A bridge that
-    /// somebody else made is theirs to set down and to rename.
-    fn damaged(&self, changed: &Changed) -> Vec<String> {
-        let is_damaged = |entry: &Entry| {
-            let (Some(bridge), Some(index)) = (entry.bridge(), entry.known_link()) else { return false };
+    /// The networks whose bridges others have damaged: deleted, set down, renamed, or taken an address from, or a container's link
+    /// on it set down or taken off. A bridge that somebody else made is theirs to set down and to rename.
+    fn damaged(&self, changed: &Changed) -> Vec<(String, Damage)> {
+        let damage = |entry: &Entry| {
+            let (bridge, index) = (entry.bridge()?, entry.known_link()?);
             let seen = changed.bridges.get(&index).filter(|seen| self.links.has_made(seen));
-            changed.bereft.contains(&index) || seen.is_some_and(|seen| !seen.up || seen.name != bridge.name.as_str())
+            if changed.bereft.contains(&index) || seen.is_some_and(|seen| !seen.up || seen.name != bridge.name.as_str()) {
+                return Some(Damage::Bridge);
+            }
+            let has_strayed = |member: &Member| member.endpoint.interface.as_ref().is_some_and(|link| changed.strayed.contains(link));
+            (!changed.strayed.is_empty() && entry.members().iter().any(has_strayed)).then_some(Damage::Links)
         };
-        self.read().values().filter(|entry| is_damaged(entry)).map(|entry| entry.record.id.clone()).collect()
+        self.read().values().filter_map(|entry| Some((entry.record.id.clone(), damage(entry)?))).collect()
     }
 
     /// Whether the engine has made this link for the network: one that bears the name may be the host's, also a bridge that the
@@ -406,14 +415,15 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
             }
         };
         let Some(networks) = networks.upgrade() else { return };
-        bridges.wanted.extend(networks.damaged(&changed));
+        networks.damaged(&changed).into_iter().for_each(|(id, damage)| bridges.want(id, damage));
         let (damaged, pause) = bridges.take(Instant::now());
-        for entry in damaged.iter().filter_map(|id| networks.read().get(id).cloned()) {
-            let (network, mended) = (&entry.record.name, networks.mend(&entry));
+        for (id, damage) in &damaged {
+            let Some(entry) = networks.read().get(id).cloned() else { continue };
+            let (network, mended) = (&entry.record.name, networks.mend(&entry, *damage));
             match mended {
-                Err(error) => tracing::error!(network, error = crate::chain(&error), "cannot make the network's bridge again"),
-                Ok(()) if pause.is_zero() => tracing::warn!(network, "another program changed the network's bridge; it is restored"),
-                Ok(()) => tracing::error!(network, ?pause, "another program changes networks' bridges again and again; they are restored"),
+                Err(error) => tracing::error!(network, error = crate::chain(&error), "cannot make the network's {damage} again"),
+                Ok(()) if pause.is_zero() => tracing::warn!(network, "another program changed the network's {damage}; restored"),
+                Ok(()) => tracing::error!(network, ?pause, "another program changes the network's {damage} again and again; restored"),
             }
         }
         if changed.filtering || !changed.bridges.is_empty() || !damaged.is_empty() {
@@ -445,12 +455,30 @@ fn keep(networks: &Weak<Networks>, mut watch: Watch) {
     }
 }
 
-/// The networks, by their ids, whose bridges are to be mended, which is put off while somebody breaks them again and again.
-/// Rules do not wait meanwhile.
+/// What others have changed of a network: the more of it the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Damage {
+    /// Of containers on its bridge.
+    Links,
+    /// And perhaps the links on it.
+    Bridge,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Damage::Links => "links",
+            Damage::Bridge => "bridge",
+        })
+    }
+}
+
+/// The networks, by their ids, that are to be mended, which is put off while somebody breaks them again and again. Rules do not
+/// wait meanwhile.
 #[derive(Default)]
 struct Repairs {
     quarrel: Quarrel,
-    wanted: BTreeSet<String>,
+    wanted: BTreeMap<String, Damage>,
     not_before: Option<Instant>,
 }
 
@@ -461,10 +489,15 @@ impl Repairs {
         (!self.wanted.is_empty()).then(|| due.saturating_duration_since(now))
     }
 
+    fn want(&mut self, id: String, damage: Damage) {
+        let known = self.wanted.entry(id).or_insert(damage);
+        *known = damage.max(*known);
+    }
+
     /// Those that are due, and how long the next ones wait.
-    fn take(&mut self, now: Instant) -> (BTreeSet<String>, Duration) {
+    fn take(&mut self, now: Instant) -> (BTreeMap<String, Damage>, Duration) {
         if self.patience(now).is_none_or(|patience| !patience.is_zero()) {
-            return (BTreeSet::new(), Duration::ZERO);
+            return (BTreeMap::new(), Duration::ZERO);
         }
         let pause = self.quarrel.pause(now);
         self.not_before = Some(now + pause);
@@ -528,16 +561,19 @@ mod tests {
         assert_eq!(repairs.patience(now), None);
         let (mut done, until) = (0, now + Duration::from_secs(60));
         while now < until {
-            repairs.wanted.extend(["a".to_owned(), "b".to_owned()]);
+            repairs.want("a".into(), Damage::Bridge);
+            repairs.want("b".into(), Damage::Links);
             let (due, _) = repairs.take(now);
             assert!(due.is_empty() || due.len() == 2, "{due:?}");
             done += usize::from(!due.is_empty());
             now += Duration::from_millis(10);
         }
         assert!((10..40).contains(&done), "{done} repairs in a minute of quarrel");
-        repairs.wanted.insert("c".into());
+        for damage in [Damage::Links, Damage::Bridge, Damage::Links] {
+            repairs.want("c".into(), damage);
+        }
         let patience = repairs.patience(now).unwrap();
         assert!(!patience.is_zero() && patience <= Quarrel::LONGEST, "{patience:?}");
-        assert!(repairs.take(now + patience).0.contains("c"));
+        assert_eq!(repairs.take(now + patience).0["c"], Damage::Bridge);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::firewall::map;
 use crate::support::*;
-use naru_net::{Changed, Firewall, Protocol, Watch};
+use naru_net::{Changed, Firewall, Links, Protocol, Watch};
 use std::cell::RefCell;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -53,7 +53,7 @@ fn a_watch_that_comes_first_knows_its_own() {
 }
 
 #[test]
-fn a_watch_hears_of_bridges_and_of_no_other_links() {
+fn a_watch_hears_of_bridges_and_of_links_that_are_taken_off_by_hand() {
     let host = Namespace::new();
     let firewall = host.run(|| Firewall::open("naru-test", naru_net::FirewallConfig::default()).unwrap());
     let mut watch = host.run(|| firewall.watch().unwrap());
@@ -62,11 +62,12 @@ fn a_watch_hears_of_bridges_and_of_no_other_links() {
         let mut all = Changed::default();
         loop {
             let more = watch.wait(Some(Duration::from_millis(200))).unwrap();
-            if more.bridges.is_empty() && more.bereft.is_empty() {
+            if more.bridges.is_empty() && more.bereft.is_empty() && more.strayed.is_empty() {
                 return all;
             }
             all.bridges.extend(more.bridges);
             all.bereft.extend(more.bereft);
+            all.strayed.extend(more.strayed);
         }
     };
     let made = told(&["link add br-x up type bridge"]);
@@ -74,7 +75,24 @@ fn a_watch_hears_of_bridges_and_of_no_other_links() {
     assert!(made.bereft.is_empty() && bridge.name == "br-x", "{made:?}");
     // What is told of a container's pair wakes nobody.
     let pair = told(&["link add v0 type veth peer name v1", "link set v0 mtu 1400 name v2", "link set v2 up master br-x", "link del v2"]);
-    assert!(pair.bridges.values().all(|link| link.name == "br-x"), "{pair:?}");
+    assert!(pair.bridges.values().all(|link| link.name == "br-x") && pair.bereft.is_empty() && pair.strayed.is_empty(), "{pair:?}");
+    // Nor that it goes with the container's namespace.
+    let inside = Namespace::new();
+    host.ip("link add v0 up master br-x type veth peer name wire2");
+    assert!(move_link(&host, &inside));
+    drop(inside);
+    let links = host.run(|| Links::open("x").unwrap());
+    while links.find(&name("v0")).unwrap().is_some() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let gone = told(&[]);
+    assert!(gone.bereft.is_empty() && gone.strayed.is_empty(), "{gone:?}");
+    told(&["link add v0 up master br-x type veth peer name v1", "link set v1 up"]);
+    for (change, back) in [("down", "up"), ("nomaster", "master br-x")] {
+        let strayed = told(&[&format!("link set v0 {change}")]).strayed;
+        assert!(strayed.len() == 1 && strayed.contains("v0"), "{change}: {strayed:?}");
+        assert!(told(&[&format!("link set v0 {back}")]).strayed.is_empty(), "{back}");
+    }
     assert!(!told(&["link set br-x down"]).bridges[index].up);
     assert_eq!(told(&["link set br-x name br-y"]).bridges[index].name, "br-y");
     told(&["link set br-y up", "addr add 10.7.0.1/24 dev br-y"]);

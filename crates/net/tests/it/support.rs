@@ -383,7 +383,7 @@ impl Host {
 }
 
 /// `ip link set netns` wants a pid or a path: the thread's own namespace has one while it lives.
-fn move_link(from: &Namespace, to: &Namespace) -> bool {
+pub fn move_link(from: &Namespace, to: &Namespace) -> bool {
     use std::os::fd::AsRawFd;
     let path = format!("/proc/{}/fd/{}", std::process::id(), to.0.as_raw_fd());
     from.run(|| Command::new("ip").args(["link", "set", "wire2", "netns", &path]).status().unwrap().success())

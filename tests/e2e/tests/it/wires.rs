@@ -17,6 +17,14 @@ fn shown(link: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The name of the link of the host with this index, a container's.
+fn host_end(index: &str) -> String {
+    let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
+    let links = String::from_utf8_lossy(&output.stdout).into_owned();
+    let own = links.lines().find_map(|line| line.strip_prefix(&format!("{}: ", index.trim()))?.split('@').next());
+    own.expect("the host's end").to_owned()
+}
+
 /// A link of the host that goes with its test. Made and removed, it tells whether the kernel has its kind.
 struct Link(String);
 
@@ -67,11 +75,9 @@ fn links_of_the_host_s_own_stay() {
     // A link of the engine's own that is something else.
     let container = Box::new(daemon, &[]);
     let index = container.sh("cat /sys/class/net/eth0/iflink");
-    let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
-    let links = String::from_utf8_lossy(&output.stdout).into_owned();
-    let own = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: "))?.split('@').next()).expect("the host's end");
-    daemon.fails(1, &["network", "create", "-o", &named(own), "wire-x"]);
-    assert!(!shown(own).is_empty(), "{own}");
+    let own = host_end(&index);
+    daemon.fails(1, &["network", "create", "-o", &named(&own), "wire-x"]);
+    assert!(!shown(&own).is_empty(), "{own}");
     drop(container);
     // A bridge that is there is used, and stays.
     let net = Net::new(daemon, &["-o", &named(&bridge.0)]);
@@ -119,10 +125,23 @@ fn a_bridge_that_others_destroy_comes_back(flag: &str) {
         whole(&daemon, when);
     }
     assert!(shown(&format!("{}x", &bridge[1..])).is_empty());
-    daemon.kill();
-    assert!(ip(&format!("link del {bridge}")));
-    daemon.launch();
-    whole(&daemon, "the bridge was deleted while nobody looked");
+    let end = host_end(&daemon.ok(&["exec", "server", "cat", "/sys/class/net/eth0/iflink"]));
+    for change in ["down", "nomaster"] {
+        assert!(ip(&format!("link set {end} {change}")));
+        daemon.until(&format!("the link is back after {change}"), || {
+            let shown = shown(&end);
+            shown.contains(",UP") && shown.contains(&format!("master {bridge}"))
+        });
+        whole(&daemon, &format!("a container's link was set {change}"));
+    }
+    for (command, when) in
+        [(format!("link del {bridge}"), "the bridge was deleted"), (format!("link set {end} down"), "a container's link was set down")]
+    {
+        daemon.kill();
+        assert!(ip(&command));
+        daemon.launch();
+        whole(&daemon, &format!("{when} while nobody looked"));
+    }
     daemon.ok(&["rm", "-f", "server", "client"]);
     daemon.ok(&["network", "rm", name]);
     assert!(shown(&bridge).is_empty());
