@@ -177,6 +177,7 @@ fn ipvlan_networks_of_every_mode() {
         assert_eq!(route.trim_end(), expected, "{mode}");
         let gateway = &daemon.inspect(&one.1)["NetworkSettings"]["Networks"][&net.1]["Gateway"];
         assert_eq!(gateway, if mode == "l2" { "10.127.8.1" } else { "" }, "{mode}");
+        assert_eq!(one.address(&net.1), if mode == "l2" { "10.127.8.2" } else { "10.127.8.1" }, "{mode}");
     }
 }
 
