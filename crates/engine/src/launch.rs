@@ -140,6 +140,14 @@ pub(crate) fn stands_alone(spec: &ContainerSpec) -> bool {
         && spec.network.attachments.iter().all(|attachment| attachment.links.is_empty())
 }
 
+/// Makes what the next starts need and what is the same for all of them. Blocks.
+pub(crate) fn warm_up(engine: &Inner) {
+    engine.networks.warm_up(&engine.spawner);
+    if let Err(error) = engine.spawner.warm_up() {
+        tracing::warn!(error = crate::chain(&error), "cannot make a monitor ahead of use");
+    }
+}
+
 /// Starts the container, perhaps from what was prepared for it, and waits until its program runs.
 pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Prepared>, attach: Vec<AttachStream>) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
@@ -156,7 +164,7 @@ pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Pr
             tokio::spawn(async move {
                 tokio::time::sleep(BEHIND).await;
                 owner.networks.plan_shortcuts();
-                tokio::task::spawn_blocking(move || owner.networks.warm_up(&owner.spawner));
+                tokio::task::spawn_blocking(move || warm_up(&owner));
             });
             Ok(Launched { run, pid, at, watch })
         }

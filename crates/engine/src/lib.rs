@@ -190,7 +190,7 @@ impl Engine {
         recover::recover(&inner, loaded.containers).await?;
         inner.networks.guard()?;
         let warm = Arc::clone(&inner);
-        tokio::task::spawn_blocking(move || warm.networks.warm_up(&warm.spawner));
+        tokio::task::spawn_blocking(move || launch::warm_up(&warm));
         Ok(Engine(inner))
     }
 
@@ -593,13 +593,11 @@ impl Inner {
         let (done, files) = oneshot::channel();
         let (engine, view) = (Arc::clone(self), view.clone());
         let make = move || {
-            // Where the monitor, which works meanwhile, opens the log.
-            let logs = engine.make_log_directory(&view.id);
-            let opened = if to_start && logs.is_ok() { launch::open(&engine, &view).ok() } else { None };
-            let made = logs.and_then(|()| engine.prepare_files(&view));
-            let opened = opened.filter(|_| made.is_ok());
+            let made = engine.make_log_directory(&view.id).and_then(|()| engine.prepare_files(&view));
+            let goes_on = to_start && made.is_ok();
             // Who asked may have gone; what is made then, the next start of the daemon finds.
             done.send(made).ok();
+            let opened = goes_on.then(|| launch::open(&engine, &view).ok()).flatten();
             launch::prepare(&engine, &view, opened?).ok()
         };
         let job = tokio::task::spawn_blocking(make);

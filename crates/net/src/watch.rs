@@ -26,6 +26,10 @@ use std::time::{Duration, Instant};
 /// NFNLGRP_NFTABLES, as a bit.
 const GROUP: u32 = 1 << (7 - 1);
 
+/// Changes come in bursts, and a container's start makes one, while the processors are wanted by the start. What is to be mended
+/// bears to be mended so much later.
+const BURST: Duration = Duration::from_millis(20);
+
 /// The generation's number has no table in its first attribute.
 const NEW_GENERATION: u16 = SUBSYSTEM | 15;
 
@@ -77,7 +81,7 @@ impl Watch {
         }
     }
 
-    /// What has come so far; waits for the first of it.
+    /// What has come so far; waits for the first of it, and for what comes with it.
     fn wait_until_readable(&mut self, patience: Option<Duration>) -> Result<Changed> {
         let fail = |errno| Error::kernel("listen to", "changes of nftables", errno);
         let timeout = patience.map(|patience| Timespec::try_from(patience).expect("nobody waits for ages"));
@@ -85,7 +89,9 @@ impl Watch {
         let filtering = self.filtering.iter().map(|filtering| PollFd::new(filtering, PollFlags::IN));
         let sockets = [&self.socket.0, &self.bridges.0.0].map(|socket| PollFd::new(socket, PollFlags::IN));
         let mut polled: Vec<PollFd<'_>> = sockets.into_iter().chain(lock).chain(filtering).collect();
-        rustix::io::retry_on_intr(|| poll(&mut polled, timeout.as_ref())).map_err(fail)?;
+        if rustix::io::retry_on_intr(|| poll(&mut polled, timeout.as_ref())).map_err(fail)? > 0 {
+            std::thread::sleep(BURST);
+        }
         let had = self.lock.is_some() && polled.get(2).is_some_and(|lock| !lock.revents().is_empty());
         if let Some(lock) = self.lock.as_ref().filter(|_| had) {
             lock.settle();

@@ -53,6 +53,8 @@ const MAX_DESCRIPTORS: usize = 253;
 /// A handle on the spawner process; it is restarted when it has died.
 #[derive(Debug)]
 pub struct Spawner {
+    /// The control connection of a monitor that was forked before anybody needs it.
+    spare: Mutex<Option<UnixStream>>,
     connection: Mutex<Connection>,
     seccomp: seccomp::Cache,
 }
@@ -210,7 +212,29 @@ impl Spawner {
     /// Starts the process.
     pub fn launch() -> Result<Spawner> {
         let limit = rustix::process::getrlimit(Resource::Nofile);
-        Ok(Spawner { connection: Mutex::new(Connection::open(limit)?), seccomp: seccomp::Cache::default() })
+        let connection = Mutex::new(Connection::open(limit)?);
+        Ok(Spawner { spare: Mutex::default(), connection, seccomp: seccomp::Cache::default() })
+    }
+
+    /// Forks a monitor for the next container, unless one waits already: it ends with this handle.
+    pub fn warm_up(&self) -> Result<()> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.is_none() {
+            *spare = Some(self.fork_monitor()?);
+        }
+        Ok(())
+    }
+
+    fn take_spare(&self) -> Option<UnixStream> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Its control connection; only the monitor reads it, so that the length of what is sent, of labels or device rules, is no
+    /// matter.
+    fn fork_monitor(&self) -> Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
+        self.tell(&[OP_START], &[theirs.as_fd()])?;
+        Ok(ours)
     }
 
     /// A fresh network namespace with `lo` up.
@@ -234,10 +258,9 @@ impl Spawner {
         Ok(ResolverSockets { udp: next()?, tcp: next()?, netfilter: next()? })
     }
 
-    /// Forks a monitor, which makes what is asked for while the caller prepares the rest. What it cannot make is told as
-    /// the failure of the start.
+    /// Has a monitor make what is asked for while the caller prepares the rest. What it cannot make is told as the failure of
+    /// the start.
     pub fn prepare(&self, preparation: Preparation) -> Result<Pending> {
-        let (mut ours, theirs) = UnixStream::pair().map_err(Error::io("make a socket pair"))?;
         let opening = Opening {
             directory: preparation.directory,
             log: preparation.log.map(|log| Log {
@@ -250,11 +273,16 @@ impl Spawner {
             cgroup: preparation.cgroup,
             throwaway: preparation.throwaway,
         };
-        self.tell(&[OP_START], &[theirs.as_fd()])?;
-        // Only the monitor reads it, so that its length, of labels or device rules, is no matter.
-        drop(theirs);
-        ours.write_all(&encode(&opening)).map_err(|error| ended(errno_of(&error)))?;
-        Ok(Pending(Some(ours)))
+        let frame = encode(&opening);
+        // One that somebody has killed while it waited takes nothing.
+        if let Some(mut spare) = self.take_spare()
+            && spare.write_all(&frame).is_ok()
+        {
+            return Ok(Pending(Some(spare)));
+        }
+        let mut control = self.fork_monitor()?;
+        control.write_all(&frame).map_err(|error| ended(errno_of(&error)))?;
+        Ok(Pending(Some(control)))
     }
 
     /// Has a monitor make the container, all but its program: its processes and mounts, where this crate runs it and no hook

@@ -226,20 +226,42 @@ pub fn signals() {
     assert_eq!(running.finish().code, 6);
 }
 
-pub fn spawner_is_replaced() {
-    spawner();
-    let spawners = || -> Vec<i32> {
-        let ours = format!("PPid:\t{}\n", std::process::id());
-        let text = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| text(*pid, "cmdline").starts_with("naru-spawner") && text(*pid, "status").contains(&ours)).collect()
-    };
-    let before = spawners();
+/// The children of a process with that name.
+fn children(parent: u32, name: &str) -> Vec<u32> {
+    let parent = format!("PPid:\t{parent}\n");
+    let text = |pid: u32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| text(*pid, "comm").trim() == name && text(*pid, "status").contains(&parent)).collect()
+}
+
+/// A spawner of its own, which answers, and its process.
+fn own_spawner() -> (Spawner, u32) {
+    spawner().network_namespace().unwrap();
+    let before = children(std::process::id(), "naru-spawner");
     let own = Spawner::launch().unwrap();
-    let first = own.network_namespace().unwrap();
-    let new: Vec<i32> = spawners().into_iter().filter(|pid| !before.contains(pid)).collect();
+    own.network_namespace().unwrap();
+    let new: Vec<u32> = children(std::process::id(), "naru-spawner").into_iter().filter(|pid| !before.contains(pid)).collect();
     let [pid] = new[..] else { panic!("{new:?}") };
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    (own, pid)
+}
+
+fn kill(pid: u32) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), rustix::process::Signal::KILL).unwrap();
+}
+
+#[track_caller]
+fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "not {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn spawner_is_replaced() {
+    let (own, pid) = own_spawner();
+    let first = own.network_namespace().unwrap();
+    kill(pid);
     let deadline = Instant::now() + Duration::from_secs(5);
     let second = loop {
         match own.network_namespace() {
@@ -248,6 +270,39 @@ pub fn spawner_is_replaced() {
         }
     };
     assert_ne!(rustix::fs::fstat(&first.ns).unwrap().st_ino, rustix::fs::fstat(&second.ns).unwrap().st_ino);
+}
+
+/// The next container has the monitor that was forked before, if that lives; with the spawner's handle it ends.
+pub fn forked_ahead() {
+    let (own, pid) = own_spawner();
+    let monitors = || children(pid, "naru-monitor");
+    let prepare = || {
+        let state = directory("ahead");
+        let pending = own.prepare(Preparation { directory: state.clone(), log: None, cgroup: None, throwaway: false }).unwrap();
+        until("made", || state.join("monitor.sock").exists());
+        pending
+    };
+    own.warm_up().unwrap();
+    own.warm_up().unwrap();
+    until("forked", || monitors().len() == 1);
+    let spare = monitors();
+    let pending = prepare();
+    assert_eq!(monitors(), spare, "another one was forked");
+    drop(pending);
+    own.warm_up().unwrap();
+    until("forked", || monitors().len() == 1 && monitors() != spare);
+    let spare = monitors();
+    kill(spare[0]);
+    until("dead", || monitors().is_empty());
+    let pending = prepare();
+    assert!(monitors().len() == 1 && monitors() != spare, "{:?}", monitors());
+    drop(pending);
+    own.warm_up().unwrap();
+    until("forked", || monitors().len() == 1);
+    let spare = monitors()[0];
+    drop(own);
+    // Whoever it is left to may be slow to reap it.
+    until("ended", || !std::fs::read(format!("/proc/{spare}/cmdline")).is_ok_and(|words| !words.is_empty()));
 }
 
 /// Another runtime's program: this crate's own command line stands in for runc.
@@ -313,13 +368,6 @@ pub fn called_off() {
 
 /// All but the program is made before it may run; called off, nothing is left of it, and a failure is known before.
 pub fn held() {
-    let until = |what: &str, done: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !done() {
-            assert!(Instant::now() < deadline, "not {what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
     let shared = directory("held");
     let container = || shell("echo ran > /shared/ran; echo said").bind(&shared, "/shared", &[]);
     // It waits for a word on the socket that its program will not have.
@@ -330,7 +378,7 @@ pub fn held() {
     };
     let mut first = container();
     let loaded = first.load();
-    until("waiting", &|| waits(&first.id));
+    until("waiting", || waits(&first.id));
     assert!(!loaded.has_failed() && !shared.join("ran").exists());
     let mut running = first.launch_loaded(loaded);
     assert!(matches!(running.event(), Some(Event::Started { .. })));
@@ -340,14 +388,14 @@ pub fn held() {
 
     let mut second = container();
     let loaded = second.load();
-    until("waiting", &|| waits(&second.id));
+    until("waiting", || waits(&second.id));
     let cgroup = Cgroup::new(&format!("{}/{}", cgroup_parent(), second.id)).unwrap();
     drop(loaded);
     assert!(!cgroup.exists() && !second.directory.join("monitor.sock").exists() && !shared.join("ran").exists());
 
     let mut third = command(&["/no/such/program"]);
     let loaded = third.load();
-    until("failed", &|| loaded.has_failed());
+    until("failed", || loaded.has_failed());
     let mut running = third.launch_loaded(loaded);
     assert!(matches!(running.event(), Some(Event::StartFailed { reason: FailureReason::NotFound, .. })));
 }
