@@ -523,7 +523,7 @@ fn collect_devices(directory: &Path, target: &str, permissions: &str, list: &mut
 fn log_file(engine: &Inner, view: &View) -> Option<LogFile> {
     match &view.spec.log {
         LogSpec::None => None,
-        LogSpec::JsonFile { max_size, max_files, compress, attrs, .. } => Some(LogFile {
+        LogSpec::JsonFile { max_size, max_files, compress, attrs, queue, .. } => Some(LogFile {
             path: engine.log_path(&view.id),
             max_size: *max_size,
             max_files: *max_files,
@@ -532,6 +532,7 @@ fn log_file(engine: &Inner, view: &View) -> Option<LogFile> {
                 .iter()
                 .map(|(key, value)| (key.clone(), if key == "tag" { log_tag(view, value) } else { value.clone() }))
                 .collect(),
+            queue: *queue,
         }),
     }
 }

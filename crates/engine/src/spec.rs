@@ -336,6 +336,9 @@ pub enum LogSpec {
         compress: bool,
         /// Extra attributes of each line.
         attrs: BTreeMap<String, String>,
+        /// The container never waits for the log: so many bytes of its output may wait to be written, what is more is lost.
+        #[serde(default)]
+        queue: Option<u64>,
         /// The options as given, for inspect.
         options: BTreeMap<String, String>,
     },

@@ -107,7 +107,14 @@ fn memory(busybox: &Path) {
 fn log(busybox: &Path) {
     let bench = Bench::new(busybox);
     let path = bench.directory.join("c.log");
-    let log = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attrs: std::collections::BTreeMap::new() };
+    let log = LogFile {
+        path: path.clone(),
+        max_size: None,
+        max_files: 1,
+        compress: false,
+        attrs: std::collections::BTreeMap::new(),
+        queue: None,
+    };
     let begin = Instant::now();
     let line = "x".repeat(79);
     let script = format!("/bin/busybox yes {line} | /bin/busybox head -n 2000000");

@@ -269,6 +269,7 @@ impl Spawner {
                 max_files: log.max_files,
                 compress: log.compress,
                 attrs: log.attrs,
+                queue: log.queue,
             }),
             cgroup: preparation.cgroup,
             throwaway: preparation.throwaway,

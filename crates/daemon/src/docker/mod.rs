@@ -60,7 +60,7 @@ impl Call {
 
 /// Checks the log driver and options that containers get by default.
 pub fn check_log(log: &naru_api::models::LogConfig) -> std::result::Result<(), String> {
-    convert::host::log(&Default::default(), &Default::default(), &[], log).map(drop).map_err(|error| error.message)
+    convert::log::log(&Default::default(), &Default::default(), &[], log).map(drop).map_err(|error| error.message)
 }
 
 /// Answers a request.

@@ -6,8 +6,12 @@
 //! A line longer than 16 KiB becomes several entries of which only the last ends with a newline. Rotated files are
 //! `name.1` (newest) and up, with `.gz` when compressed, which a forked child does.
 //!
-//! What is read from the container at once is written at once: nothing waits in this process, so nothing is lost with it.
+//! What is read from the container at once is written at once: nothing waits in this process, so nothing is lost with it. Where
+//! the container shall not wait for the disk, another process writes ([`queue`]).
 
+mod queue;
+
+use self::queue::Queue;
 use super::protocol::Log;
 use crate::error::{Error, Result, errno_of, ignore};
 use crate::time::{STAMP_BYTES, stamp};
@@ -38,14 +42,93 @@ pub struct LogFile {
     pub compress: bool,
     /// Put into every entry.
     pub attrs: BTreeMap<String, String>,
+    /// The container never waits for the disk: so many bytes of its output may, what comes when they do is not logged.
+    pub queue: Option<u64>,
 }
 
 /// The beginning of a line whose end has not come yet.
 #[derive(Debug, Default)]
 pub(super) struct Partial(Vec<u8>);
 
+impl Partial {
+    /// Adds what was read and hands on what is complete: lines, and pieces of lines that are too long.
+    fn split(&mut self, mut bytes: &[u8], mut complete: impl FnMut(&[u8])) {
+        while !bytes.is_empty() {
+            let room = MAX_ENTRY_BYTES - self.0.len();
+            let window = &bytes[..bytes.len().min(room)];
+            let (taken, is_complete) = match find(window, newlines) {
+                Some(at) => (at + 1, true),
+                None if window.len() == room => (rune_boundary(&self.0, window), true),
+                None => (window.len(), false),
+            };
+            let (now, later) = bytes.split_at(taken);
+            bytes = later;
+            if is_complete && self.0.is_empty() {
+                complete(now);
+                continue;
+            }
+            self.0.extend_from_slice(now);
+            if is_complete {
+                complete(&std::mem::take(&mut self.0));
+            }
+        }
+    }
+}
+
 /// An open log.
-pub(super) struct Sink {
+pub(super) enum Sink {
+    /// This process writes; a disk that takes its time holds the container up.
+    Direct(Writer),
+    Queued(Queue),
+}
+
+impl Sink {
+    pub(super) fn open(settings: Log, threads: SingleThread) -> Result<Sink> {
+        Ok(match settings.queue {
+            Some(bytes) => Sink::Queued(Queue::open(settings, bytes, threads)?),
+            None => Sink::Direct(Writer::open(settings, Some(threads))?),
+        })
+    }
+
+    /// Takes output of one stream.
+    pub(super) fn write(&mut self, stream: &'static str, partial: &mut Partial, bytes: &[u8]) {
+        match self {
+            Sink::Direct(writer) => writer.write(stream, partial, bytes),
+            Sink::Queued(queue) => queue.write(stream, partial, bytes),
+        }
+    }
+
+    /// Takes what is left of a stream that has ended.
+    pub(super) fn end(&mut self, stream: &'static str, partial: &mut Partial) {
+        if !partial.0.is_empty() {
+            // All of it is complete now.
+            let line = std::mem::take(&mut partial.0);
+            match self {
+                Sink::Direct(writer) => writer.write_entries(stream, &stamp(), &line),
+                Sink::Queued(queue) => queue.write_entry(stream, &line),
+            }
+        }
+    }
+
+    /// Writes everything and waits for the compressor.
+    pub(super) fn close(self) {
+        match self {
+            Sink::Direct(writer) => writer.close(),
+            Sink::Queued(queue) => queue.close(),
+        }
+    }
+
+    /// Gives buffers back.
+    pub(super) fn relax(&mut self) {
+        match self {
+            Sink::Direct(writer) => writer.entries = Vec::new(),
+            Sink::Queued(queue) => queue.relax(),
+        }
+    }
+}
+
+/// The files of a log.
+pub(super) struct Writer {
     settings: Log,
     /// `"attrs":{...},` or nothing.
     attrs: Vec<u8>,
@@ -57,8 +140,8 @@ pub(super) struct Sink {
     compressor: Option<i32>,
 }
 
-impl Sink {
-    pub(super) fn open(settings: Log, threads: Option<SingleThread>) -> Result<Sink> {
+impl Writer {
+    fn open(settings: Log, threads: Option<SingleThread>) -> Result<Writer> {
         let (file, size) = open(&settings.path, false)?;
         let mut attrs = Vec::new();
         if !settings.attrs.is_empty() {
@@ -66,42 +149,23 @@ impl Sink {
             serde_json::to_writer(&mut attrs, &settings.attrs).expect("a map of strings is always JSON");
             attrs.push(b',');
         }
-        Ok(Sink { settings, attrs, file, size, entries: Vec::new(), threads, compressor: None })
+        Ok(Writer { settings, attrs, file, size, entries: Vec::new(), threads, compressor: None })
     }
 
-    /// Takes output of one stream.
-    pub(super) fn write(&mut self, stream: &'static str, partial: &mut Partial, mut bytes: &[u8]) {
+    fn write(&mut self, stream: &'static str, partial: &mut Partial, bytes: &[u8]) {
         let time = stamp();
-        while !bytes.is_empty() {
-            let room = MAX_ENTRY_BYTES - partial.0.len();
-            let window = &bytes[..bytes.len().min(room)];
-            let (taken, complete) = match find(window, newlines) {
-                Some(at) => (at + 1, true),
-                None if window.len() == room => (rune_boundary(&partial.0, window), true),
-                None => (window.len(), false),
-            };
-            let (now, later) = bytes.split_at(taken);
-            bytes = later;
-            if !complete {
-                partial.0.extend_from_slice(now);
-            } else if partial.0.is_empty() {
-                self.entry(stream, now, &time);
-            } else {
-                partial.0.extend_from_slice(now);
-                let line = std::mem::take(&mut partial.0);
-                self.entry(stream, &line, &time);
-            }
-        }
+        partial.split(bytes, |line| self.entry(stream, line, &time));
         self.flush();
     }
 
-    /// Writes what is left of a stream that has ended.
-    pub(super) fn end(&mut self, stream: &'static str, partial: &mut Partial) {
-        let line = std::mem::take(&mut partial.0);
-        if !line.is_empty() {
-            self.entry(stream, &line, &stamp());
-            self.flush();
+    /// Writes lines; the last one may have no newline.
+    fn write_entries(&mut self, stream: &'static str, time: &[u8; STAMP_BYTES], mut lines: &[u8]) {
+        while !lines.is_empty() {
+            let (line, rest) = lines.split_at(find(lines, newlines).map_or(lines.len(), |at| at + 1));
+            self.entry(stream, line, time);
+            lines = rest;
         }
+        self.flush();
     }
 
     fn entry(&mut self, stream: &'static str, line: &[u8], time: &[u8; STAMP_BYTES]) {
@@ -196,15 +260,9 @@ impl Sink {
         }
     }
 
-    /// Writes everything and waits for the compressor.
-    pub(super) fn close(mut self) {
+    fn close(mut self) {
         self.flush();
         self.reap();
-    }
-
-    /// Gives buffers back.
-    pub(super) fn relax(&mut self) {
-        self.entries = Vec::new();
     }
 }
 
@@ -316,9 +374,9 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Read;
 
-    fn sink(directory: &tempfile::TempDir, max_size: Option<u64>, max_files: u32) -> Sink {
-        let settings = Log { path: directory.path().join("c.log"), max_size, max_files, compress: false, attrs: BTreeMap::new() };
-        Sink::open(settings, None).unwrap()
+    fn writer(directory: &tempfile::TempDir, max_size: Option<u64>, max_files: u32) -> Writer {
+        let path = directory.path().join("c.log");
+        Writer::open(Log { path, max_size, max_files, compress: false, attrs: BTreeMap::new(), queue: None }, None).unwrap()
     }
 
     fn entries(text: &str) -> Vec<String> {
@@ -363,7 +421,7 @@ mod tests {
     #[test]
     fn lines_split_and_rotate() {
         let directory = tempfile::tempdir().unwrap();
-        let mut sink = sink(&directory, Some(200), 3);
+        let mut sink = Sink::Direct(writer(&directory, Some(200), 3));
         let mut partial = Partial::default();
         sink.write("stdout", &mut partial, b"one\ntw");
         sink.write("stdout", &mut partial, b"o\n");

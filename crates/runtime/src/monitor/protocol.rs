@@ -221,6 +221,7 @@ pub(crate) struct Log {
     pub max_files: u32,
     pub compress: bool,
     pub attrs: BTreeMap<String, String>,
+    pub queue: Option<u64>,
 }
 
 /// A frame: length and JSON.

@@ -125,7 +125,7 @@ impl Ground {
         let directory = Directory::open(&opening.directory)?;
         let listener = directory.listen()?;
         let directory = Socket(Some(directory));
-        let log = opening.log.map(|log| Sink::open(log, Some(threads))).transpose()?;
+        let log = opening.log.map(|log| Sink::open(log, threads)).transpose()?;
         let cgroup = opening.cgroup.map(|(path, resources)| NewCgroup::make(&path, &resources)).transpose()?;
         Ok(Ground { path: opening.directory, directory, listener, log, cgroup, throwaway: opening.throwaway })
     }

@@ -31,7 +31,7 @@ macro_rules! tests {
 const TESTS: &[Test] = tests! {
     run::{ exit_codes, streams, standard_input, terminal, start_failures, identity, file_systems, volumes, init_reaps_and_forwards,
            network_namespaces, user_namespace, hooks, keeps_nothing, joined_namespaces }
-    monitor::{ exec, exec_terminal, exec_failures, attach_and_watch, survives_the_daemon, log_is_complete, log_rotates, slow_client, signals,
+    monitor::{ exec, exec_terminal, exec_failures, attach_and_watch, survives_the_daemon, log_is_complete, log_rotates, log_never_blocks, slow_client, signals,
                spawner_is_replaced, forked_ahead, external, called_off, held, thrown_away }
     limits::{ memory, processes_and_cpu, devices, freeze_and_kill, hugepages, missing_controller }
     security::{ program_is_sealed, image_links_stay_inside, working_directory, masked_paths, console_of_a_lying_image, null_of_a_lying_image,

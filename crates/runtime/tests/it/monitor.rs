@@ -124,8 +124,14 @@ pub fn attach_and_watch() {
 pub fn survives_the_daemon() {
     let place = directory("log");
     let path = place.join("container.log");
-    let log =
-        LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attrs: BTreeMap::from([("k".into(), "v".into())]) };
+    let log = LogFile {
+        path: path.clone(),
+        max_size: None,
+        max_files: 1,
+        compress: false,
+        attrs: BTreeMap::from([("k".into(), "v".into())]),
+        queue: None,
+    };
     let running = shell("for i in $(seq 1 2000); do echo line $i; done; sleep 0.2; echo last; exit 5").with(|b| b.log = Some(log)).start();
     let (directory, pid) = (running.directory.clone(), running.pid);
     drop((running.watch, running.stream));
@@ -149,7 +155,7 @@ pub fn survives_the_daemon() {
 
 pub fn log_is_complete() {
     let path = directory("log").join("c.log");
-    let log = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attrs: BTreeMap::new() };
+    let log = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attrs: BTreeMap::new(), queue: None };
     let output =
         shell("seq 1 300000; printf 'no newline'; dd if=/dev/zero bs=40000 count=1 >&2 2>/dev/null").with(|b| b.log = Some(log)).run();
     let text = std::fs::read_to_string(&path).unwrap();
@@ -171,7 +177,7 @@ pub fn log_is_complete() {
 pub fn log_rotates() {
     let place = directory("log");
     let path = place.join("c.log");
-    let log = LogFile { path: path.clone(), max_size: Some(20_000), max_files: 3, compress: true, attrs: BTreeMap::new() };
+    let log = LogFile { path: path.clone(), max_size: Some(20_000), max_files: 3, compress: true, attrs: BTreeMap::new(), queue: None };
     shell("seq 1 5000").with(|b| b.log = Some(log)).run();
     let mut names: Vec<String> =
         std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -196,6 +202,60 @@ pub fn log_rotates() {
         .collect();
     assert_eq!(*numbers.last().unwrap(), 5000);
     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+}
+
+/// While the disk is stuck (its writer is), a container with a queue goes on; what has room in the queue is not lost.
+pub fn log_never_blocks() {
+    let path = directory("log").join("c.log");
+    let log = LogFile {
+        path: path.clone(),
+        max_size: None,
+        max_files: 1,
+        compress: false,
+        attrs: BTreeMap::from([("k".into(), "v".into())]),
+        queue: Some(64 << 10),
+    };
+    let script = "echo first; read go; seq 1 300000; echo fin > /tmp/fin; read go; echo last; printf end";
+    let mut running = shell(script)
+        .with(|b| {
+            b.log = Some(log);
+            b.stdin = true;
+        })
+        .start();
+    running.read_until("first\n");
+    let text = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let monitor: i32 = text(running.pid, "stat").rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
+    let children = text(monitor, &format!("task/{monitor}/children"));
+    let writer = children.split_whitespace().map(|pid| pid.parse().unwrap()).find(|pid| text(*pid, "comm") == "naru-log\n").unwrap();
+    let signal = |signal| rustix::process::kill_process(rustix::process::Pid::from_raw(writer).unwrap(), signal).unwrap();
+    signal(rustix::process::Signal::STOP);
+    let mut stream = running.stream.try_clone().unwrap();
+    let client = std::thread::spawn(move || read_streams(&mut stream, false).0);
+    running.write("go\n");
+    let fin = running.rootfs.join("tmp/fin");
+    let written = || std::fs::read_to_string(&path).unwrap();
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !done() {
+            assert!(Instant::now() < deadline, "not {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until("gone on", &|| fin.exists());
+    assert_eq!(written().lines().count(), 1);
+    signal(rustix::process::Signal::CONT);
+    until("written what waited", &|| written().lines().count() > 2000);
+    running.write("go\n");
+    running.finish();
+    assert_eq!(client.join().unwrap().lines().count(), 300_002, "clients get all");
+    let entries: Vec<serde_json::Value> = written().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(entries.iter().all(|entry| entry["attrs"]["k"] == "v"));
+    let lines: Vec<&str> = entries.iter().map(|entry| entry["log"].as_str().unwrap()).collect();
+    assert_eq!((lines[0], &lines[lines.len() - 2..]), ("first\n", &["last\n", "end"][..]));
+    let numbers: Vec<u32> = lines.iter().filter_map(|line| line.trim_end().parse().ok()).collect();
+    assert!((2000..250_000).contains(&numbers.len()), "{}", numbers.len());
+    assert!(numbers[..2000].iter().copied().eq(1..=2000) && numbers.is_sorted(), "lines are whole and in their order");
+    assert!(!std::path::Path::new(&format!("/proc/{writer}")).exists());
 }
 
 /// A client that does not read stops the stream at its buffer, not the container's other streams, and loses nothing.
@@ -353,6 +413,7 @@ pub fn called_off() {
         max_files: 1,
         compress: false,
         attrs: BTreeMap::from([("label".into(), "x".repeat(2 << 20))]),
+        queue: Some(0),
     };
     let made = (cgroup.path().to_owned(), Default::default());
     let pending =

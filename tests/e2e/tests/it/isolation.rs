@@ -197,6 +197,7 @@ fn what_has_no_effect_is_refused() {
         (&["--log-opt", "mode=odd"], "logging mode not supported: odd"),
         (&["--log-opt", "max-buffer-size=1m"], "only supported with 'mode=non-blocking'"),
         (&["--log-opt", "tag={{.Nope}}"], ".Nope"),
+        (&["--log-opt", "labels-regex=("], "error parsing regexp"),
         (&["-v", "/tmp:/x:z,Z"], "invalid mode: z,Z"),
         (&["--annotation", "=x"], "annotation"),
         (&["--cap-add", "CAP_ALL"], "CAP_ALL"),

@@ -117,6 +117,32 @@ fn parts_of_a_log_are_chosen_by_time_and_count() {
 }
 
 #[test]
+fn attributes_are_chosen_by_patterns() {
+    let daemon = shared();
+    let flags = ["--label", "l1=v1", "--label", "l2=v2", "--label", "other=x", "-e", "A1=a=b", "-e", "B1=x"];
+    let options = ["--log-opt", "labels-regex=^l[0-9]$", "--log-opt", "env-regex=A", "--log-opt", "tag=t"];
+    let name = ended(daemon, &[&flags[..], &options].concat(), "echo one");
+    assert_eq!(daemon.ok(&["logs", "--details", &name]), "A1=a%3Db,l1=v1,l2=v2,tag=t one");
+    daemon.ok(&["rm", &name]);
+}
+
+/// What happens when the disk does not keep up is tried with the monitor.
+#[test]
+fn a_log_that_never_blocks_has_all_that_the_disk_takes() {
+    let daemon = shared();
+    let options = ["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=16m", "--log-opt", "max-size=100k"];
+    let name = ended(daemon, &options, "seq 3000; echo oops >&2; printf end");
+    let printed = daemon.run(&["logs", &name]);
+    let expected: String = (1..=3000).map(|number| format!("{number}\n")).chain(["end".to_owned()]).collect();
+    assert_eq!((printed.out, printed.err), (expected, "oops\n".to_owned()));
+    assert_eq!(daemon.inspect(&name)["HostConfig"]["LogConfig"]["Config"]["max-buffer-size"], "16m");
+    daemon.ok(&["start", "-a", &name]);
+    let lines = daemon.ok(&["logs", "--tail", "3", &name]);
+    assert!(lines.ends_with("end"), "{lines}");
+    daemon.ok(&["rm", &name]);
+}
+
+#[test]
 fn streams_stay_apart_and_long_lines_whole() {
     let daemon = shared();
     let name = ended(daemon, &[], "echo out; echo err >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'no end'");

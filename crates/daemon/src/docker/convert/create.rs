@@ -3,7 +3,7 @@
 //! The merged wire request is kept in the specification for `inspect`, with the defaults that Docker fills in.
 
 use super::super::error::{ApiError, Result};
-use super::{host, mounts, network, resources};
+use super::{host, log, mounts, network, resources};
 use crate::App;
 use naru_api::models::{ContainerConfig, ContainerCreateRequest, HostConfig};
 use naru_engine::spec::{ContainerSpec, DeviceSpec, NamespaceMode, NamespaceSpec, NetworkMode, NetworkSpec, ProcessSpec};
@@ -94,7 +94,7 @@ pub fn spec(app: &App, request: ContainerCreateRequest, name: Option<Name>, imag
         restart: host::restart_policy(&host.restart_policy, host.auto_remove)?,
         auto_remove: host.auto_remove,
         health: host::health(config.healthcheck.as_ref(), config.shell.as_ref())?,
-        log: host::log(&host.log_config, &labels, config.env.as_deref().unwrap_or_default(), &app.config.log)?,
+        log: log::log(&host.log_config, &labels, config.env.as_deref().unwrap_or_default(), &app.config.log)?,
         labels,
         annotations: host.annotations.clone().unwrap_or_default(),
         runtime: host.runtime.clone(),
@@ -246,7 +246,7 @@ fn fill_defaults(app: &App, host: &mut HostConfig) {
     or(&mut host.cgroupns_mode, if host.privileged { "host" } else { "private" });
     or(&mut host.restart_policy.name, "no");
     or(&mut host.runtime, &app.config.default_runtime);
-    host.log_config = host::merged_log(&host.log_config, &app.config.log);
+    host.log_config = log::merged(&host.log_config, &app.config.log);
     if !host.privileged {
         let list = |paths: &[&str]| Some(paths.iter().map(|path| (*path).to_owned()).collect());
         host.masked_paths = host.masked_paths.take().or_else(|| Some(naru_runtime::defaults::masked_paths()));

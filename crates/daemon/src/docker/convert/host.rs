@@ -1,21 +1,16 @@
-//! Security, namespaces, logs, health, restart, ports: the smaller parts of a create request.
+//! Security, namespaces, health, restart, ports: the smaller parts of a create request.
 
 use super::super::error::{ApiError, Result};
 use crate::App;
-use naru_api::models::{ContainerConfig, HealthConfig, HostConfig, LogConfig, RestartPolicy as WireRestart};
+use naru_api::models::{ContainerConfig, HealthConfig, HostConfig, RestartPolicy as WireRestart};
 use naru_engine::spec::{
-    HealthSpec, HealthTest, IpcMode, LogSpec, NamespaceMode, NetworkMode, PortSpec, Protocol, RestartMode, RestartPolicy, SeccompChoice,
+    HealthSpec, HealthTest, IpcMode, NamespaceMode, NetworkMode, PortSpec, Protocol, RestartMode, RestartPolicy, SeccompChoice,
     SecuritySpec,
 };
 use naru_runtime::selinux::Context;
-use naru_types::ByteSize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// Rotation that is on by default: 5 files of 20 MiB.
-const DEFAULT_LOG_SIZE: u64 = 20 << 20;
-const DEFAULT_LOG_FILES: u32 = 5;
 
 fn bad(text: impl Into<String>) -> ApiError {
     ApiError::invalid(text)
@@ -187,72 +182,6 @@ pub fn network_mode(mode: &str) -> Result<NetworkMode> {
             None => Ok(NetworkMode::Network(mode.to_owned())),
         },
     }
-}
-
-/// The container's log settings over the daemon's, which count as far as the driver is the same.
-pub fn merged_log(wire: &LogConfig, defaults: &LogConfig) -> LogConfig {
-    let own = wire.config.clone().unwrap_or_default();
-    if !wire.r#type.is_empty() && wire.r#type != defaults.r#type {
-        return LogConfig { r#type: wire.r#type.clone(), config: Some(own) };
-    }
-    let mut options = defaults.config.clone().unwrap_or_default();
-    options.extend(own);
-    LogConfig { r#type: defaults.r#type.clone(), config: Some(options) }
-}
-
-/// Rotation and attributes of the log.
-pub fn log(wire: &LogConfig, labels: &BTreeMap<String, String>, env: &[String], defaults: &LogConfig) -> Result<LogSpec> {
-    let merged = merged_log(wire, defaults);
-    let (driver, options) = (merged.r#type.as_str(), merged.config.unwrap_or_default());
-    match driver {
-        "none" => return Ok(LogSpec::None),
-        "" | "json-file" => {}
-        "local" | "journald" | "syslog" | "gelf" | "fluentd" | "awslogs" | "splunk" | "gcplogs" | "etwlogs" => {
-            return Err(bad(format!("log driver {driver:?} is not built into this version; use json-file or none")));
-        }
-        other => return Err(bad(format!("logger: no log driver named '{other}' is registered"))),
-    }
-    let (mut max_size, mut max_files, mut compress) = (Some(DEFAULT_LOG_SIZE), DEFAULT_LOG_FILES, false);
-    let mut attrs = BTreeMap::new();
-    for (key, value) in &options {
-        let wrong = || bad(format!("invalid value {value:?} for log opt '{key}'"));
-        match key.as_str() {
-            "max-size" if value == "-1" => max_size = None,
-            "max-size" => match value.parse::<ByteSize>().map_err(|_| wrong())?.0 {
-                0 => return Err(bad("max-size must be a positive number, or -1 for no limit")),
-                size => max_size = Some(size),
-            },
-            "max-file" => max_files = value.parse().ok().filter(|count| (1..=10_000).contains(count)).ok_or_else(wrong)?,
-            "compress" => compress = value.parse().map_err(|_| wrong())?,
-            "mode" if value == "blocking" => {}
-            "mode" if value != "non-blocking" => return Err(bad(format!("logger: logging mode not supported: {value}"))),
-            "max-buffer-size" if options.get("mode").is_none_or(|mode| mode == "blocking") => {
-                return Err(bad("logger: max-buffer-size option is only supported with 'mode=non-blocking'"));
-            }
-            "mode" | "max-buffer-size" => {
-                return Err(bad("log opt mode=non-blocking is not built into this version; the log never blocks a container for long"));
-            }
-            "labels" => {
-                let wanted = value.split(',').filter_map(|label| labels.get_key_value(label));
-                attrs.extend(wanted.map(|(label, value)| (label.clone(), value.clone())));
-            }
-            "env" => {
-                for name in value.split(',') {
-                    let found = env.iter().find_map(|entry| entry.split_once('=').filter(|(key, _)| *key == name));
-                    attrs.extend(found.map(|(key, value)| (key.to_owned(), value.to_owned())));
-                }
-            }
-            "tag" => {
-                naru_engine::spec::log_tag(value, |_| Some(String::new())).map_err(bad)?;
-                attrs.insert("tag".into(), value.clone());
-            }
-            "labels-regex" | "env-regex" => {
-                return Err(bad(format!("log opt {key} is not built into this version; name the keys with labels or env")));
-            }
-            other => return Err(bad(format!("unknown log opt '{other}' for json-file log driver"))),
-        }
-    }
-    Ok(LogSpec::JsonFile { max_size, max_files, compress, attrs, options })
 }
 
 /// A test of a type that there is not: the container has no health check then, in Docker without a word.

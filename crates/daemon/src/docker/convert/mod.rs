@@ -4,6 +4,7 @@ pub mod commit;
 pub mod create;
 pub mod host;
 pub mod image;
+pub mod log;
 pub mod mounts;
 pub mod network;
 pub mod resources;
