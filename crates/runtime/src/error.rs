@@ -26,6 +26,9 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// The kernel does not take a limit: what was written, to which file, and why not.
+    #[error("{0}")]
+    Limit(String),
     /// The specification asks for something that makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -54,7 +57,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Path { errno: Errno::NOENT, .. } | Error::NotFound(_) => ErrorKind::NotFound,
-            Error::Path { .. } | Error::System { .. } => ErrorKind::Internal,
+            Error::Path { .. } | Error::System { .. } | Error::Limit(_) => ErrorKind::Internal,
             Error::Invalid(_) | Error::Start(_) => ErrorKind::InvalidArgument,
             Error::Unsupported(_) => ErrorKind::Unsupported,
             Error::Unavailable(_) => ErrorKind::Unavailable,

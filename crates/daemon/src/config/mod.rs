@@ -195,7 +195,9 @@ fn check(flags: Flags) -> Result<Config, ConfigError> {
         let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
         let number =
             |text: &str| text.parse::<i64>().map_err(|_| flag_error(format!("invalid --default-ulimit {name}: {text:?} is no number")));
-        default_ulimits.insert(name.to_owned(), (number(soft)?, number(hard)?));
+        let (soft, hard) = (number(soft)?, number(hard)?);
+        crate::docker::check_ulimit(name, soft, hard).map_err(|reason| flag_error(format!("invalid --default-ulimit: {reason}")))?;
+        default_ulimits.insert(name.to_owned(), (soft, hard));
     }
     let mut log_options = BTreeMap::new();
     for text in &flags.log_opt {
@@ -380,12 +382,17 @@ mod tests {
         assert!(read("{}", &["--exec-root", "run"]).unwrap().exec_root.is_absolute());
         assert_eq!(config.runtimes["r"].args, ["--a"]);
         assert_eq!(config.default_ulimits["nofile"], (1, 2));
+        assert_eq!(read("{}", &["--default-ulimit", "core=0:-1"]).unwrap().default_ulimits["core"], (0, -1));
         for (text, args) in [
             ("{\"data-root\":\"/x\"}", &["--data-root", "/y"][..]),
             ("{\"nosuch\":1}", &[]),
             ("{", &[]),
             ("{\"debug\":\"yes\"}", &[]),
             ("{\"tls\":true}", &[]),
+            (r#"{"default-ulimits":{"nofile":{"Name":"nofile","Soft":2,"Hard":1}}}"#, &[]),
+            ("{}", &["--default-ulimit", "nofile=2:1"]),
+            ("{}", &["--default-ulimit", "nofile=-1:1"]),
+            ("{}", &["--default-ulimit", "nosuch=1"]),
         ] {
             assert!(read(text, args).is_err(), "{text}");
         }

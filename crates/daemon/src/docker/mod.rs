@@ -63,6 +63,11 @@ pub fn check_log(log: &naru_api::models::LogConfig) -> std::result::Result<(), S
     convert::log::log(&Default::default(), &Default::default(), &[], log).map(drop).map_err(|error| error.message)
 }
 
+/// Why a limit of processes cannot be the daemon's default.
+pub fn check_ulimit(name: &str, soft: i64, hard: i64) -> std::result::Result<(), String> {
+    convert::host::check_ulimit(name, soft, hard).map_err(|error| error.message)
+}
+
 /// Answers a request.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response {
     let request = request.map(RequestBody::new);

@@ -5,6 +5,7 @@
 
 use super::{Cgroup, missing, write};
 use crate::error::{Error, Result};
+use crate::lookup::errno_text;
 use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Network, Resources};
 use rustix::io::Errno;
 
@@ -57,9 +58,37 @@ pub(super) fn apply(cgroup: &Cgroup, resources: &Resources) -> Result<()> {
         if file.contains('/') {
             return Err(Error::Invalid(format!("invalid cgroup file {file:?}")));
         }
-        write(&directory.path.join(file), value)?;
+        write(&directory.path.join(file), value).map_err(|error| refused(error, file, value))?;
     }
     Ok(())
+}
+
+/// A failed write as a user who knows the limit, not its file, can understand it.
+fn refused(error: Error, file: &str, value: &str) -> Error {
+    match error {
+        Error::Path { errno, path, .. } => {
+            Error::Limit(format!("failed to write {value:?} to {}: {}{}", path.display(), errno_text(errno), reason(file, errno)))
+        }
+        other => other,
+    }
+}
+
+/// What the kernel means, which has one number for many things; empty where that is not known.
+fn reason(file: &str, errno: Errno) -> &'static str {
+    let of = |prefixes: &[&str]| prefixes.iter().any(|prefix| file.starts_with(prefix));
+    match errno {
+        Errno::BUSY if of(&["memory."]) => ": the container uses more than that now",
+        Errno::INVAL if of(&["cpu.rt_"]) => ": a cgroup above the container's leaves it no such real-time runtime",
+        Errno::INVAL if of(&["cpu.cfs_", "cpu.max"]) => {
+            ": it is out of the kernel's range, or more than a cgroup above the container's has"
+        }
+        Errno::INVAL | Errno::ACCESS | Errno::NOSPC if of(&["cpuset."]) => {
+            ": a cgroup above the container's does not have all of these, or they cannot be parted with"
+        }
+        Errno::NODEV | Errno::NXIO if of(&["blkio.", "io."]) => ": limits are for whole block devices, not for partitions and others",
+        Errno::OPNOTSUPP if of(&["blkio.", "io."]) => ": the I/O scheduler of the device has no weights",
+        _ => "",
+    }
 }
 
 fn write_all(cgroup: &Cgroup, writes: &[Write]) -> Result<()> {
@@ -82,10 +111,10 @@ fn write_all(cgroup: &Cgroup, writes: &[Write]) -> Result<()> {
             Err(Error::Path { errno: Errno::INVAL | Errno::BUSY, .. }) if postponed.is_empty() || one.controller == "memory" => {
                 postponed.push((path, one));
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(refused(error, &one.file, &one.value)),
         }
     }
-    postponed.into_iter().try_for_each(|(path, one)| write(&path, &one.value))
+    postponed.into_iter().try_for_each(|(path, one)| write(&path, &one.value).map_err(|error| refused(error, &one.file, &one.value)))
 }
 
 fn v2_name(controller: &'static str) -> &'static str {
@@ -326,6 +355,21 @@ mod tests {
         for (shares, weight) in [(2, 1), (1024, 39), (262_144, 10_000), (1, 1), (u64::MAX, 10_000)] {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_refused_and_why() {
+        let told = |file: &str, value: &str, errno| {
+            let path = std::path::Path::new("/cg").join(file);
+            refused(Error::Path { action: "write to", path, errno }, file, value).to_string()
+        };
+        assert_eq!(
+            told("memory.limit_in_bytes", "4096", Errno::BUSY),
+            "failed to write \"4096\" to /cg/memory.limit_in_bytes: device or resource busy: the container uses more than that now"
+        );
+        assert_eq!(told("pids.max", "x", Errno::INVAL), "failed to write \"x\" to /cg/pids.max: invalid argument");
+        assert!(told("cpu.rt_runtime_us", "100", Errno::INVAL).ends_with("real-time runtime"));
+        assert!(told("io.max", "1:3 wbps=1", Errno::NODEV).contains("no such device: limits are for whole block devices"));
     }
 
     #[test]

@@ -35,6 +35,11 @@ fn what_cannot_run_says_why() {
     assert!(daemon.fails(125, &["run", "--rm", "--nosuch", BOX]).contains("--nosuch"));
     let name = name("cannot");
     daemon.fails(127, &["run", "--rm", "--name", &name, BOX, "nosuch"]);
+    // The words of a file that is not there, whichever it is.
+    assert!(daemon.fails(127, &["run", "--rm", "--cidfile", "/no/such/file", BOX, "true"]).contains("open /no/such/file: no such file"));
+    assert!(daemon.fails(125, &["run", "--rm", "--cidfile", "/etc/passwd/file", BOX, "true"]).contains("not a directory"));
+    assert!(daemon.fails(125, &["run", "--rm", "--cidfile", "/etc/passwd", BOX, "true"]).contains("container ID file found"));
+    assert!(daemon.fails(1, &["create", "--cidfile", "/no/such/file", BOX, "true"]).contains("failed to create the container ID file"));
     assert!(daemon.fails(1, &["inspect", &name]).contains("No such"), "what never ran is deleted like what did");
 }
 

@@ -196,3 +196,23 @@ fn a_paused_container_stands_still() {
     daemon.ok(&["unpause", &limited.1]);
     daemon.until("it runs again", || limited.cpu() > used);
 }
+
+/// A limit that the kernel does not take: what was written where, and why not.
+#[test]
+fn a_limit_that_cannot_be_is_explained() {
+    let daemon = shared();
+    if Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() {
+        let told = daemon.fails(125, &["run", "--rm", "--cpu-rt-runtime", "100", BOX, "true"]);
+        assert!(
+            told.contains("failed to write \"100\" to /sys/fs/cgroup/cpu") && told.contains("/cpu.rt_runtime_us: invalid argument: "),
+            "{told}"
+        );
+    }
+    if Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists() {
+        let one = Limited::new(daemon, &["--tmpfs", "/t"], &["sh", "-c", "head -c 40m /dev/zero > /t/x; touch /full; exec sleep 1000"]);
+        daemon.until("it is full", || daemon.run(&["exec", &one.1, "test", "-e", "/full"]).code == 0);
+        let told = daemon.fails(1, &["update", "--memory", "8m", "--memory-swap", "8m", &one.1]);
+        assert!(told.contains("failed to write \"8388608\" to /sys/fs/cgroup/memory/"), "{told}");
+        assert!(told.contains("device or resource busy: the container uses more than that now"), "{told}");
+    }
+}

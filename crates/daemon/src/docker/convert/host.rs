@@ -300,24 +300,31 @@ const ULIMITS: [&str; 16] = [
     "as",
 ];
 
-/// rlimits: name, soft, hard; -1 is unlimited.
+/// A limit that the kernel knows, and takes.
+pub fn check_ulimit(name: &str, soft: i64, hard: i64) -> Result<()> {
+    if !ULIMITS.contains(&name) {
+        return Err(bad(format!("invalid ulimit type: {name}")));
+    }
+    if unlimited(soft) > unlimited(hard) {
+        let sides = if soft < 0 { format!("soft: {soft} (unlimited), hard: {hard}") } else { format!("{soft} > {hard}") };
+        return Err(bad(format!("ulimit soft limit must be less than or equal to hard limit: {sides}")));
+    }
+    Ok(())
+}
+
+/// -1 is.
+fn unlimited(limit: i64) -> u64 {
+    u64::try_from(limit).unwrap_or(u64::MAX)
+}
+
+/// rlimits: name, soft, hard.
 pub fn ulimits(host: &HostConfig, defaults: &BTreeMap<String, (i64, i64)>) -> Result<Vec<(String, u64, u64)>> {
     let mut all: BTreeMap<String, (i64, i64)> = defaults.clone();
     for limit in host.ulimits.iter().flatten() {
-        if !ULIMITS.contains(&limit.name.as_str()) {
-            return Err(bad(format!("invalid ulimit type: {}", limit.name)));
-        }
+        check_ulimit(&limit.name, limit.soft, limit.hard)?;
         all.insert(limit.name.clone(), (limit.soft, limit.hard));
     }
-    let value = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
-    all.into_iter()
-        .map(|(name, (soft, hard))| {
-            if value(soft) > value(hard) {
-                return Err(bad(format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")));
-            }
-            Ok((name, value(soft), value(hard)))
-        })
-        .collect()
+    Ok(all.into_iter().map(|(name, (soft, hard))| (name, unlimited(soft), unlimited(hard))).collect())
 }
 
 /// Kernel parameters: only those of the container's own namespaces.

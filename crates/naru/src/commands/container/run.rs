@@ -44,8 +44,8 @@ async fn run(cx: Cx, options: Options) -> Result<i32> {
         Ok(Outcome::Refused(text)) => Err(Failure::message(text)),
         Err(failure) => Err(failure.with_help(&cx.program, "run", USAGE)),
         Ok(Outcome::Status(status)) => Ok(status),
-        Ok(Outcome::StartFailed(failure)) => {
-            let code = start_failure_code(failure.text());
+        Ok(Outcome::Failed(failure)) => {
+            let code = failure_code(failure.text());
             Err(failure.with_help(&cx.program, "run", code))
         }
     }
@@ -55,11 +55,13 @@ enum Outcome {
     Status(i32),
     /// Options that contradict each other or our terminal: said plainly.
     Refused(&'static str),
-    StartFailed(Failure),
+    /// The creation or the start.
+    Failed(Failure),
 }
 
-/// The exit status that a shell would give for a command that could not be started.
-fn start_failure_code(text: &str) -> i32 {
+/// The exit status that a shell would give for a command that could not be started. Docker gives it by the words, so that the
+/// file of `--cidfile` or a device may be meant, too.
+fn failure_code(text: &str) -> i32 {
     if text.contains("executable file not found") || text.contains("no such file or directory") {
         127
     } else if text.contains("permission denied") || text.contains("is a directory") {
@@ -93,7 +95,10 @@ async fn run_container(cx: Cx, options: &Options) -> Result<Outcome> {
     };
     let sig_proxy = options.sig_proxy.unwrap_or(true) && !options.detach;
     let auto_remove = flags.rm;
-    let created = create(cx, flags, assembled).await?;
+    let created = match create(cx, flags, assembled).await {
+        Ok(created) => created,
+        Err(failure) => return Ok(Outcome::Failed(failure)),
+    };
     let client = cx.client()?;
     let id = created.id.as_str();
     if sig_proxy {
@@ -106,7 +111,7 @@ async fn run_container(cx: Cx, options: &Options) -> Result<Outcome> {
             if options.detach {
                 crate::output::line(id)?;
             }
-            return Ok(Outcome::StartFailed(error.into()));
+            return Ok(Outcome::Failed(error.into()));
         }
         return crate::output::line(id).map(|()| Outcome::Status(0));
     }
@@ -124,7 +129,7 @@ async fn run_container(cx: Cx, options: &Options) -> Result<Outcome> {
         if auto_remove {
             drop(wait.finish().await);
         }
-        return Ok(Outcome::StartFailed(error.into()));
+        return Ok(Outcome::Failed(error.into()));
     }
     if resize {
         super::resize::follow(cx, super::resize::Target::Container(id.to_owned()));
@@ -153,7 +158,7 @@ pub fn detach_keys(cx: Cx, flag: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::start_failure_code;
+    use super::failure_code;
 
     #[test]
     fn statuses_as_a_shell_gives_them() {
@@ -162,9 +167,10 @@ mod tests {
             ("exec: \"/x\": stat /x: no such file or directory", 127),
             ("exec: \"/etc\": is a directory", 126),
             ("exec: \"/etc/passwd\": permission denied", 126),
+            ("failed to create the container ID file: open /no/such: no such file or directory", 127),
             ("port is already allocated", 125),
         ] {
-            assert_eq!(start_failure_code(text), code, "{text}");
+            assert_eq!(failure_code(text), code, "{text}");
         }
     }
 }
