@@ -1,5 +1,5 @@
 //! Files of a container from outside: `cp`, `diff`, `export`. A running container is reached through the root of its
-//! first process, a stopped one through mounts of its own that nobody else sees.
+//! first process, a stopped one through mounts of its own that nobody else sees. What is being read outlives the container.
 
 use crate::container::View;
 use crate::error::{EngineError, Result};
@@ -9,19 +9,17 @@ use naru_runtime::view::{self, Part};
 use naru_store::Change;
 use naru_store::archive::{self, PathStat, UnpackOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Works on the files of a container as its processes see them, volumes and binds included.
-fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
-    if let Some(pid) = view.state.pid() {
-        match rootfs::open_root(Path::new(&format!("/proc/{pid}/root"))) {
-            // It has ended at this very moment; its files are still there.
-            Err(EngineError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            root => return work(root?.as_fd()),
-        }
-    }
+/// How long the monitor of a process that has ended may take to say so.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Works on the files of a container that does not run as its processes would see them, volumes and binds included.
+fn in_mounts<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_>) -> Result<T> + Send) -> Result<T> {
+    let _held = engine.store.hold(&view.id)?;
     let root = engine.store.mount(&view.id)?;
     let sources = launch::mount_sources(engine, &view.spec, root.as_fd(), false)?;
     let parts: Vec<Part> = view
@@ -36,14 +34,32 @@ fn in_root<T: Send>(engine: &Inner, view: &View, work: impl FnOnce(BorrowedFd<'_
     if parts.is_empty() { work(root.as_fd()) } else { view::with_parts(root, &parts, work)? }
 }
 
+/// The same of one that runs, with its root.
+fn in_root<T>(engine: &Inner, view: &View, root: &OwnedFd, work: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+    let _held = engine.store.hold(&view.id)?;
+    work(root.as_fd())
+}
+
 impl Engine {
-    /// The view of a container; of one that does not run nothing is mounted any more.
-    async fn at_rest(&self, reference: &str) -> Result<Arc<View>> {
+    /// The view of a container, and the root of its first process. Of one that does not run nothing is mounted any more.
+    async fn at_rest(&self, reference: &str) -> Result<(Arc<View>, Option<OwnedFd>)> {
         let container = self.find(reference)?;
-        if container.view().state.pid().is_none() {
-            container.take_back().await?;
+        let mut view = container.view();
+        while let Some(pid) = view.state.pid() {
+            match rootfs::open_root(Path::new(&format!("/proc/{pid}/root"))) {
+                // It has ended at this very moment: its monitor is about to say so, then it is at rest, runs again or is gone.
+                Err(EngineError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    let ended = container.wait_until(|view| view.state.pid() != Some(pid));
+                    match tokio::time::timeout(PATIENCE, ended).await {
+                        Ok(ended) => view = ended,
+                        Err(_) => break,
+                    }
+                }
+                root => return Ok((view, Some(root?))),
+            }
         }
-        Ok(container.view())
+        container.take_back().await?;
+        Ok((container.view(), None))
     }
 
     async fn with_root<T: Send + 'static>(
@@ -51,9 +67,12 @@ impl Engine {
         reference: &str,
         work: impl FnOnce(&View, BorrowedFd<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let view = self.at_rest(reference).await?;
+        let (view, root) = self.at_rest(reference).await?;
         let (inner, id) = (Arc::clone(&self.0), view.id.clone());
-        let job = move || in_root(&inner, &view, |root| work(&view, root));
+        let job = move || match root {
+            Some(root) => in_root(&inner, &view, &root, |root| work(&view, root)),
+            None => in_mounts(&inner, &view, |root| work(&view, root)),
+        };
         let done = tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that works on files"))?;
         // What fails because the container is removed meanwhile is answered as after its removal.
         let is_going = || self.find(id.as_str()).map_or(true, |found| found.view().state.phase == Phase::Removing);
@@ -109,10 +128,11 @@ impl Engine {
 
     /// Writes the whole root file system as a tar archive.
     pub async fn export(&self, reference: &str, mut output: impl Write + Send + 'static) -> Result<()> {
-        let view = self.at_rest(reference).await?;
+        let (view, _) = self.at_rest(reference).await?;
         let inner = Arc::clone(&self.0);
         // Of the layers, not of the process's view: volumes and /proc are no part of the container.
         let job = move || -> Result<()> {
+            let _held = inner.store.hold(&view.id)?;
             let root = inner.store.mount(&view.id)?;
             Ok(inner.store.export(root.as_fd(), &mut output)?)
         };

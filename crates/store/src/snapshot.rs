@@ -227,10 +227,15 @@ impl Store {
         Ok(SnapshotSize { rw, root_fs: image_size + rw })
     }
 
-    /// Removes a container's file system; its space is freed in the background. Absent is fine.
+    /// Removes a container's file system, when nobody holds it any more; its space is freed in the background. Absent is fine.
     pub fn remove_snapshot(&self, id: &ContainerId) -> Result<()> {
-        self.discard(&self.container_path(id))?;
         let orphaned = {
+            let mut holders = self.holders.0.lock().expect("holders are counted without a panic");
+            if let Some(holder) = holders.get_mut(id) {
+                holder.removed = true;
+                return Ok(());
+            }
+            self.discard(&self.container_path(id))?;
             let mut index = self.index.write().expect("the index is not poisoned");
             let image = index.containers.remove(id).flatten();
             image.filter(|image| index.images.get(image).is_some_and(|stored| stored.record.hidden) && !index.is_used(image))

@@ -4,6 +4,7 @@ use crate::blobs::digest_of_file;
 use crate::btrfs::TREE;
 use crate::config::ImageConfig;
 use crate::error::{At, Error, Result};
+use crate::held::Holders;
 use crate::index::{Database, Index, StoredImage};
 use crate::ingest::random_name;
 use crate::limits::Limits;
@@ -69,6 +70,7 @@ pub struct Store {
     pub(crate) index: RwLock<Index>,
     pub(crate) database: Mutex<Database>,
     pub(crate) containers: OwnedFd,
+    pub(crate) holders: Holders,
     pub(crate) partials: Arc<Partials>,
     /// Bytes on disk of layers that were counted.
     pub(crate) layer_blocks: Mutex<HashMap<Digest, u64>>,
@@ -135,6 +137,7 @@ impl Store {
             index: RwLock::new(Index::default()),
             database: Mutex::new(database),
             containers: open("containers")?,
+            holders: Holders::default(),
             layer_blocks: Mutex::new(HashMap::new()),
             partials: Arc::new(Partials::new(root.join("partial"))),
             building: Mutex::new(()),

@@ -220,6 +220,31 @@ fn many_layers() {
 }
 
 #[test]
+fn files_that_are_held_outlive_their_container() {
+    for driver in drivers() {
+        let fixture = Fixture::with(driver, Limits::default());
+        let image = layered(&fixture);
+        let (id, other) = (ContainerId::random(), ContainerId::random());
+        fixture.prepare(&id, Some(&image)).unwrap();
+        let store = fixture.store.as_ref().unwrap();
+        let (first, second) = (store.hold(&id).unwrap(), store.hold(&id).unwrap());
+        let mount = fixture.mount(&id).unwrap();
+        fixture.remove_snapshot(&id).unwrap();
+        assert!(store.hold(&id).is_err(), "{driver:?}: it is no more for those who come now");
+        drop(first);
+        fixture.sweep().unwrap();
+        assert_eq!(std::fs::read(through(&mount).join("f")).unwrap(), b"22", "{driver:?}");
+        drop(second);
+        assert!(!fixture.has_snapshot(&id) && fixture.snapshots().is_empty(), "{driver:?}");
+        // One that is not removed stays.
+        fixture.prepare(&other, Some(&image)).unwrap();
+        drop(store.hold(&other).unwrap());
+        assert!(fixture.has_snapshot(&other), "{driver:?}");
+        assert!(store.hold(&id).is_err());
+    }
+}
+
+#[test]
 fn export_is_deterministic_and_imports_again() {
     for driver in drivers() {
         let fixture = Fixture::with(driver, Limits::default());

@@ -1,7 +1,9 @@
 //! Files from outside: cp, diff, export, commit, volumes, binds, tmpfs.
 
 use naru_e2e::{BOX, name, shared};
-use std::process::Command;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[test]
 fn cp_goes_both_ways_and_keeps_modes() {
@@ -72,6 +74,40 @@ fn commit_makes_an_image_of_the_changes() {
     assert!(daemon.feed(&["load"], &archive).out.contains(&image));
     assert_eq!(daemon.ok(&["run", "--rm", &image]), "new");
     daemon.ok(&["rmi", &image]);
+}
+
+/// What is being read goes only when it has been read.
+#[test]
+fn files_being_read_outlive_their_container() {
+    let daemon = shared();
+    let script = "mkdir /many; for i in $(seq 300); do dd if=/dev/zero of=/many/$i bs=100k count=1 2>/dev/null; done; echo end > /many/zzz";
+    for (verb, runs) in [("export", false), ("cp", false), ("export", true)] {
+        let name = name("read");
+        if runs {
+            daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", &format!("{script}; exec sleep 1000")]);
+            daemon.until("it has written", || daemon.run(&["exec", &name, "cat", "/many/zzz"]).out == "end\n");
+        } else {
+            daemon.ok(&["run", "--name", &name, BOX, "sh", "-c", script]);
+        }
+        let from = format!("{name}:/many");
+        let args = if verb == "cp" { vec!["cp", &from, "-"] } else { vec!["export", &name] };
+        let mut client = daemon.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stream = client.stdout.take().unwrap();
+        let mut bytes = vec![0; 512];
+        stream.read_exact(&mut bytes).unwrap();
+        daemon.ok(&["rm", "-f", &name]);
+        assert!(daemon.run(&["inspect", &name]).code != 0);
+        // Long enough for what is deleted in the background.
+        std::thread::sleep(Duration::from_millis(500));
+        stream.read_to_end(&mut bytes).unwrap();
+        assert!(client.wait().unwrap().success(), "{verb} of one that runs: {runs}");
+        let mut listed = Command::new("tar").args(["-t"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = listed.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || input.write_all(&bytes));
+        let listed = String::from_utf8(listed.wait_with_output().unwrap().stdout).unwrap();
+        writer.join().unwrap().unwrap();
+        assert_eq!(listed.lines().filter(|line| line.contains("many/") && !line.ends_with('/')).count(), 301, "{verb}, {runs}");
+    }
 }
 
 #[test]
