@@ -3,7 +3,7 @@
 
 use crate::error::{At, Error, Result};
 use crate::images::Image;
-use crate::index::IndexBlob;
+use crate::index::{IndexBlob, LayerBlob};
 use crate::ingest::Pins;
 use crate::manifest::{Descriptor, ImageIndex, OCI_INDEX, OCI_MANIFEST, PlatformField, matches};
 use crate::store::Store;
@@ -20,8 +20,23 @@ use std::sync::Arc;
 #[serde(rename_all = "PascalCase")]
 struct DockerItem {
     config: String,
-    repo_tags: Vec<String>,
+    /// Null without any, as Go writes it.
+    repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
+    /// The image it was committed from, where that is in the archive, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<Digest>,
+    /// By diff id, layers that travel as they are: Docker's all do.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    layer_sources: BTreeMap<Digest, LayerSource>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LayerSource {
+    media_type: String,
+    size: u64,
+    digest: Digest,
 }
 
 /// Settings of a save.
@@ -55,7 +70,7 @@ impl Store {
         let images = self.selected(queries, options, &pins)?;
         let mut listing = Listing::default();
         for image in images.values() {
-            self.list_image(image, &mut listing)?;
+            self.list_image(image, &images, &mut listing)?;
         }
         let Listing { blobs, index, docker, repositories } = listing;
         let mut writer = Writer::new(sink);
@@ -82,7 +97,7 @@ impl Store {
         Ok(())
     }
 
-    fn list_image(&self, selected: &Selected, listing: &mut Listing) -> Result<()> {
+    fn list_image(&self, selected: &Selected, all: &BTreeMap<Digest, Selected>, listing: &mut Listing) -> Result<()> {
         let mut named = None;
         for (at, image) in selected.variants.iter().enumerate() {
             let manifest = self.read_metadata(&image.manifest)?;
@@ -92,11 +107,16 @@ impl Store {
             let mut descriptor = Descriptor::new(&*image.manifest_type, image.manifest.clone(), manifest.len() as u64);
             descriptor.platform = Some(PlatformField::of(&image.config.platform()));
             named.get_or_insert(descriptor);
-            let tags = if at == 0 { selected.references.iter().map(ImageRef::familiar).collect() } else { Vec::new() };
+            let tags = selected.references.iter().map(ImageRef::familiar).collect();
+            let plain = image.blobs.iter().filter(|layer| !layer.is_compressed());
+            let source =
+                |layer: &LayerBlob| LayerSource { media_type: layer.media_type.clone(), size: layer.size, digest: layer.digest.clone() };
             listing.docker.push(DockerItem {
                 config: blob_name(&image.id),
-                repo_tags: tags,
+                repo_tags: Some(tags).filter(|tags: &Vec<String>| at == 0 && !tags.is_empty()),
                 layers: image.blobs.iter().map(|layer| blob_name(&layer.digest)).collect(),
+                parent: image.parent.clone().filter(|parent| all.contains_key(parent)),
+                layer_sources: plain.map(|layer| (layer.diff_id.clone(), source(layer))).collect(),
             });
         }
         if let Some(index) = &selected.index {

@@ -130,6 +130,14 @@ fn an_image_that_others_were_made_of_stays_as_a_step_to_them() {
     };
     let middle = child(&base, "middle");
     let top = child(&middle, "top");
+    // An archive tells of it where both are in it.
+    let parents = |names: &[&str]| {
+        let (names, mut bytes) = (names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), Vec::new());
+        fixture.save(&names, &SaveOptions::default(), &mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        text.matches(&format!(r#""Parent":"{middle}""#)).count() + 10 * text.matches(r#""Parent""#).count()
+    };
+    assert_eq!((parents(&["top", "middle"]), parents(&["top"]), parents(&["top", "base"])), (11, 0, 0));
     let options = RemoveOptions { force: true, prune: true };
     for id in [&base, &middle] {
         let message = fixture.remove(&id.hex(), options, &nobody).unwrap_err().to_string();
@@ -226,6 +234,12 @@ fn saved_bytes_are_the_same_and_load_again() {
     assert_eq!(save(&second, &["one"]), saved);
     let (a, b) = (fixture.find("one").unwrap(), second.find("one").unwrap());
     assert_eq!((a.id, a.manifest, a.blobs, a.layers), (b.id.clone(), b.manifest, b.blobs, b.layers));
+    // What Docker writes beside the names of the files: of plain layers what they are, of names null when there is none.
+    let (id, size, text) = (Digest::of(&other), other.len(), String::from_utf8_lossy(&saved).into_owned());
+    let sources =
+        format!(r#""LayerSources":{{"{id}":{{"mediaType":"application/vnd.oci.image.layer.v1.tar","size":{size},"digest":"{id}"}}}}}}]"#);
+    assert!(text.contains(&sources) && text.contains(r#""RepoTags":["one:latest"]"#), "{sources}");
+    assert!(String::from_utf8_lossy(&save(&fixture, &[&b.id.hex()])).contains(r#""RepoTags":null,"#));
     // By id no name is saved.
     let third = Fixture::new();
     assert_eq!(third.load(&mut save(&fixture, &[&b.id.hex()]).as_slice(), &LoadOptions::default(), &|_| {}).unwrap(), [Loaded::Id(b.id)]);
