@@ -221,7 +221,7 @@ fn from_mount(mount: &Mount) -> Result<MountSpec> {
             check_tmpfs_options(&options)?;
             MountSource::Tmpfs { options }
         }
-        "image" | "cluster" | "npipe" => return Err(bad("this type of mount is not built into this version; use bind, volume or tmpfs")),
+        "image" => return Err(bad("this type of mount is not built into this version; use bind, volume or tmpfs")),
         _ => return Err(bad("mount type unknown")),
     };
     let relabel = matches!(source, MountSource::Volume { .. }).then_some(Relabel::Shared);
@@ -318,6 +318,11 @@ mod tests {
             "/a:/x/../proc/self/attr",
         ] {
             assert!(parse_bind(bind).is_err(), "{bind}");
+        }
+        for (kind, words) in [("image", "not built"), ("cluster", "mount type unknown"), ("npipe", "mount type unknown")] {
+            let mount = Mount { r#type: kind.into(), source: "box:1".into(), target: "/x".into(), ..Mount::default() };
+            let told = from_mount(&mount).unwrap_err().message;
+            assert!(told.starts_with(&format!("invalid mount config for type \"{kind}\": ")) && told.contains(words), "{told}");
         }
         let host = HostConfig { binds: Some(vec!["/a:/x".into(), "vol:/x/".into()]), ..HostConfig::default() };
         assert!(mounts(&ContainerConfig::default(), &host).unwrap_err().message.contains("Duplicate mount point"));
