@@ -174,15 +174,21 @@ impl Engine {
     pub async fn commit(&self, reference: &str, pause: bool, config: ImageConfig, options: CommitOptions) -> Result<Digest> {
         let container = self.find(reference)?;
         let view = container.view();
-        let frozen = pause && view.state.is_running() && !view.state.is_paused();
-        if frozen {
-            container.pause().await?;
-        }
+        // It may end, or go, before and after: its files are there all the same.
+        let frozen = pause && view.state.is_running() && !view.state.is_paused() && container.pause().await.is_ok();
         let (id, base) = (view.id.clone(), view.spec.image.clone());
         let (comment, name) = (options.comment.clone(), options.reference.as_ref().map(ImageRef::familiar));
-        let result = self.with_store(move |store| store.commit(&id, base.as_ref(), config, options)).await;
-        if frozen {
-            container.unpause().await?;
+        let work = move |store: &Arc<Store>| {
+            // An image without what is deleted meanwhile would look whole.
+            let _held = store.hold(&id)?;
+            store.commit(&id, base.as_ref(), config, options)
+        };
+        let result = self.with_store(work).await;
+        if frozen
+            && let Err(error) = container.unpause().await
+            && container.view().state.is_paused()
+        {
+            tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot thaw a container after its commit");
         }
         let image = result?;
         self.image_event("create", &image, name.clone().unwrap_or_else(|| image.to_string()));

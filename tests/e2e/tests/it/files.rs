@@ -110,6 +110,41 @@ fn files_being_read_outlive_their_container() {
     }
 }
 
+/// An image has all files of a container that is removed meanwhile, or there is none.
+#[test]
+fn a_commit_is_whole_or_not_at_all() {
+    let daemon = shared();
+    let (base, image) = (name("full"), format!("{}:1", name("whole")));
+    let script = "mkdir /many; for i in $(seq 400); do dd if=/dev/zero of=/many/$i bs=100k count=1 2>/dev/null; done";
+    daemon.ok(&["run", "--name", &base, BOX, "sh", "-c", script]);
+    let full = format!("{base}:1");
+    daemon.ok(&["commit", &base, &full]);
+    let mut made = 0;
+    for round in 0..12 {
+        let name = name("going");
+        // What it has of its own: the files once more.
+        if round % 2 == 0 {
+            daemon.ok(&["run", "--name", &name, &full, "cp", "-r", "/many", "/more"]);
+        } else {
+            daemon.ok(&["run", "-d", "--name", &name, &full, "sh", "-c", "cp -r /many /more; touch /done; exec sleep 1000"]);
+            daemon.until("it has written", || daemon.run(&["exec", &name, "test", "-e", "/done"]).code == 0);
+        }
+        let mut client = daemon.command(&["commit", &name, &image]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(15 * round));
+        daemon.ok(&["rm", "-f", &name]);
+        if client.wait().unwrap().success() {
+            made += 1;
+            assert_eq!(daemon.ok(&["run", "--rm", &image, "sh", "-c", "ls /more | wc -l"]), "400", "{round}");
+            daemon.ok(&["rmi", &image]);
+        } else {
+            assert_ne!(daemon.run(&["inspect", &image]).code, 0, "{round}: an image that nobody was told of");
+        }
+    }
+    assert!(made > 0);
+    daemon.ok(&["rm", &base]);
+    daemon.ok(&["rmi", &full]);
+}
+
 #[test]
 fn export_is_an_archive_of_the_root() {
     let daemon = shared();
