@@ -44,12 +44,13 @@ fn outcome(builder: Builder) -> Result<(i32, String), String> {
 
 /// CVE-2019-5736: the program of every process that has not executed yet is not writable, in run and exec.
 pub fn program_is_sealed() {
-    let mut running = command(&["/probe", "probe", "watch-exe", "2"]).with_probe().with(|b| b.init = true).start();
+    let mut running = command(&["/probe", "probe", "watch-exe"]).with_probe().with(|b| b.init = true).start();
     running.read_until("watching");
     let end = std::time::Instant::now() + std::time::Duration::from_millis(1500);
     while std::time::Instant::now() < end {
         assert_eq!(running.exec_run(&["true"]).2, 0);
     }
+    std::fs::write(running.rootfs.join("over"), "").unwrap();
     let output = running.finish();
     assert!(output.stdout.ends_with("done\n") && !output.stdout.contains("WRITABLE"), "{}", output.stdout);
     // A script whose interpreter is /proc/self/exe may run us, which is no more than running any program: it is read-only.
@@ -267,12 +268,13 @@ pub fn sysctls_reach_only_their_files() {
 /// CVE-2016-9962, 2024-21626: no descriptor of the host, neither inherited nor to be seen in a process on its way in.
 pub fn no_descriptors() {
     assert_eq!(shell("ls /proc/self/fd").run().stdout, "0\n1\n2\n3\n");
-    let mut running = command(&["/probe", "probe", "watch-fds", "2"]).with_probe().start();
+    let mut running = command(&["/probe", "probe", "watch-fds"]).with_probe().start();
     running.read_until("watching");
     let end = std::time::Instant::now() + std::time::Duration::from_millis(1500);
     while std::time::Instant::now() < end {
         assert_eq!(running.exec_run(&["true"]).2, 0);
     }
+    std::fs::write(running.rootfs.join("over"), "").unwrap();
     let output = running.finish();
     assert_eq!(output.stdout.replace("watching\n", ""), "done\n");
 }
