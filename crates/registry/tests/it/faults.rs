@@ -268,7 +268,7 @@ async fn what_a_killed_engine_left_is_used() {
         .spawn()
         .unwrap();
     let partial = root.join("partial").join(image.layer_digest(0).hex());
-    for _ in 0..400 {
+    for _ in 0..2400 {
         if std::fs::metadata(&partial).is_ok_and(|metadata| metadata.len() >= 1_500_000) {
             break;
         }
@@ -304,7 +304,7 @@ async fn a_trickle_is_broken_off() {
     put_image(&registry.address, "t", "latest", &image).await;
     for part in ["/blobs/", "/manifests/"] {
         let proxy = Proxy::start(&registry.address, move |seen, _| if seen.path.contains(part) { Act::Trickle } else { Act::Pass }).await;
-        let client = Client::new(RegistryConfig { max_attempts: 1, idle_timeout: Duration::from_millis(600), ..config() }).unwrap();
+        let client = Client::new(RegistryConfig { max_attempts: 1, idle_timeout: Duration::from_secs(2), ..config() }).unwrap();
         let fixture = Fixture::new();
         let reference = ImageRef::parse(&format!("{}/t", proxy.address)).unwrap();
         let error = pull(&client, &fixture.store, &reference, PullOptions::default()).await.0.unwrap_err();

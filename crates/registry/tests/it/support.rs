@@ -144,7 +144,7 @@ impl Fixture {
 
     /// Waits until what was given up has cleaned up after itself.
     pub async fn settled(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
-        for _ in 0..200 {
+        for _ in 0..1200 {
             let files = self.files();
             if wanted(&files) {
                 return files;
