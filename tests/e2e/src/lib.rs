@@ -291,7 +291,7 @@ impl Daemon {
             if left.is_empty() {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE / 4, "still there: {left:#?}\n{}", self.tail());
+            assert!(start.elapsed() < PATIENCE, "still there: {left:#?}\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

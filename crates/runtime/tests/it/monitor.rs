@@ -9,6 +9,7 @@ use naru_types::ContainerId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub fn exec() {
@@ -294,15 +295,17 @@ fn children(parent: u32, name: &str) -> Vec<u32> {
     pids.filter(|pid| text(*pid, "comm").trim() == name && text(*pid, "status").contains(&parent)).collect()
 }
 
-/// A spawner of its own, which answers, and its process.
-fn own_spawner() -> (Spawner, u32) {
+/// A spawner of its own, which answers, and its process; the guard keeps others from having one meanwhile.
+fn own_spawner() -> (Spawner, u32, MutexGuard<'static, ()>) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     spawner().network_namespace().unwrap();
     let before = children(std::process::id(), "naru-spawner");
     let own = Spawner::launch().unwrap();
     own.network_namespace().unwrap();
     let new: Vec<u32> = children(std::process::id(), "naru-spawner").into_iter().filter(|pid| !before.contains(pid)).collect();
     let [pid] = new[..] else { panic!("{new:?}") };
-    (own, pid)
+    (own, pid, guard)
 }
 
 fn kill(pid: u32) {
@@ -319,10 +322,10 @@ fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 pub fn spawner_is_replaced() {
-    let (own, pid) = own_spawner();
+    let (own, pid, _guard) = own_spawner();
     let first = own.network_namespace().unwrap();
     kill(pid);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     let second = loop {
         match own.network_namespace() {
             Ok(namespace) => break namespace,
@@ -334,7 +337,7 @@ pub fn spawner_is_replaced() {
 
 /// The next container has the monitor that was forked before, if that lives; with the spawner's handle it ends.
 pub fn forked_ahead() {
-    let (own, pid) = own_spawner();
+    let (own, pid, _guard) = own_spawner();
     let monitors = || children(pid, "naru-monitor");
     let prepare = || {
         let state = directory("ahead");

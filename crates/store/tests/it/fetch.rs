@@ -240,7 +240,7 @@ fn old_partial_blobs_go_by_themselves_and_all_by_a_prune() {
     let day = Duration::from_secs(24 * 60 * 60 + 1);
     std::fs::File::open(&old).unwrap().set_modified(std::time::SystemTime::now() - day).unwrap();
     fixture.reopen();
-    for _ in 0..200 {
+    for _ in 0..2000 {
         if !old.exists() {
             break;
         }

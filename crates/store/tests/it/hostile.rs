@@ -104,7 +104,7 @@ fn refused_layers_leave_nothing() {
         let started = std::time::Instant::now();
         let error = load_layer(&fixture, &layer).expect_err(what);
         assert!(matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::TooLarge), "{what}: {error}");
-        assert!(started.elapsed().as_secs() < 5, "{what}");
+        assert!(started.elapsed().as_secs() < 30, "{what}");
         assert_eq!(fixture.files(), before, "{what}: {error}");
         assert!(fixture.list().is_empty(), "{what}");
     }

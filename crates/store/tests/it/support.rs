@@ -25,7 +25,7 @@ pub fn reopen(config: &StoreConfig) -> Arc<Store> {
     loop {
         match Store::open(config) {
             Ok(store) => return Arc::new(store),
-            Err(error) if start.elapsed() > Duration::from_secs(10) => panic!("{error}"),
+            Err(error) if start.elapsed() > Duration::from_secs(60) => panic!("{error}"),
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }

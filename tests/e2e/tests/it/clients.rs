@@ -267,7 +267,7 @@ fn it_hears_of_events() {
         let mut events = Box::pin(docker.events(Some(query::EventsOptions { filters: wanted, ..Default::default() })));
         // The first look at the stream sends the request; only then can something be missed.
         let begun = async {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             start(&docker, &name, "exit 2", |_| {}).await;
         };
         let heard = async {

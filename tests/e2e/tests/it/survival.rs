@@ -23,6 +23,7 @@ fn twenty_containers_outlive_a_killed_daemon() {
         let state = daemon.inspect(&format!("go{number}"));
         assert_eq!((&state["State"]["Status"], state["State"]["Pid"].as_i64()), (&"running".into(), Some(*pid)));
     }
+    daemon.until("what ended is seen", || daemon.inspect("ends")["State"]["Status"] == "exited");
     assert_eq!(daemon.inspect("ends")["State"]["ExitCode"], 42);
     daemon.until("the loud one has ended", || daemon.inspect("loud")["State"]["Status"] == "exited");
     let loud = daemon.ok(&["logs", "loud"]);
