@@ -10,7 +10,7 @@
 use crate::Inner;
 use crate::container::View;
 use crate::error::{EngineError, Result};
-use crate::network::{Joined, Place};
+use crate::network::{Joined, Place, SYSCTLS};
 use crate::oci::{self, Facts};
 use crate::rootfs;
 use crate::spec::{ContainerSpec, DeviceSpec, IpcMode, LogSpec, MountSource, MountSpec, NamespaceMode, NetworkMode, Relabel};
@@ -253,9 +253,18 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     // The container is there: who is not found in it is no missing object to a client.
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)
         .map_err(|error| EngineError::Denied { text: error.to_string(), kind: naru_types::ErrorKind::Internal })?;
-    let namespace = join_network(engine, view, &mut undo, &mut join)?;
+    let namespace = join_network(engine, spec, &mut join)?;
+    let networks = namespace.as_ref().map(NetworkNamespace::try_clone).transpose()?;
     // All of them must run now; later, names of those that do not are left out.
     let links = crate::network::linked(engine, spec).collect::<Result<Vec<_>>>()?;
+    // While the monitor makes the mounts its networks can be made, unless parameters of their links go with the mounts.
+    let is_beside = runtime.is_none() && !sets_network_parameters(spec);
+    let later = if is_beside {
+        networks
+    } else {
+        attach(engine, view, networks, &mut undo)?;
+        None
+    };
     let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
     label_files(spec, &engine_files)?;
     let facts = Facts {
@@ -283,14 +292,11 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
             (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
         }
     };
-    let run = Run { place: undo.place.clone(), cgroup: facts.cgroup.0, mounts: undo.mounts.clone() };
-    // A daemon that is killed before the run is in the database finds it here.
-    run.save(&directory)?;
     let request = StartRequest {
         id: id.clone(),
         spec: oci,
         rootfs,
-        network_namespace: namespace,
+        network_namespace: namespace.map(|namespace| namespace.ns),
         tty: spec.process.tty,
         open_stdin: spec.process.open_stdin,
         stdin_once: spec.process.stdin_once,
@@ -298,17 +304,34 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
         runtime: kind,
     };
     let loaded = engine.spawner.load(pending, request)?;
+    if later.is_some() {
+        attach(engine, view, later, &mut undo)?;
+        engine.networks.write_names(engine, view, &directory, &facts.hostname, &undo.place)?;
+    }
+    let run = Run { place: undo.place.clone(), cgroup: facts.cgroup.0, mounts: undo.mounts.clone() };
+    // A daemon that is killed before the run is in the database finds it here.
+    run.save(&directory)?;
     Ok(Prepared { run, loaded, undo, held })
 }
 
-/// The container's network: a namespace of its own with its place on its networks, or another one to join.
-fn join_network(engine: &Inner, view: &View, undo: &mut Undo, join: &mut BTreeMap<&'static str, PathBuf>) -> Result<Option<OwnedFd>> {
-    match engine.networks.join(engine, &view.spec)? {
-        Joined::Own => {
-            let fresh: NetworkNamespace = engine.networks.take_namespace(&engine.spawner)?;
-            undo.place = engine.networks.attach(engine, view, &fresh)?;
-            return Ok(Some(fresh.ns));
-        }
+/// Whether parameters of the kernel that are set inside the container may be those of its links.
+fn sets_network_parameters(spec: &ContainerSpec) -> bool {
+    let is_network = |name: &String| name.starts_with("net.") || name.starts_with("net/");
+    spec.sysctls.keys().any(is_network) || spec.network.attachments.iter().any(|attachment| attachment.options.contains_key(SYSCTLS))
+}
+
+/// Puts a container that has a namespace of its own on its networks.
+fn attach(engine: &Inner, view: &View, namespace: Option<NetworkNamespace>, undo: &mut Undo) -> Result<()> {
+    if let Some(namespace) = namespace {
+        undo.place = engine.networks.attach(engine, view, &namespace)?;
+    }
+    Ok(())
+}
+
+/// The container's network: a namespace of its own, or another one to join.
+fn join_network(engine: &Inner, spec: &ContainerSpec, join: &mut BTreeMap<&'static str, PathBuf>) -> Result<Option<NetworkNamespace>> {
+    match engine.networks.join(engine, spec)? {
+        Joined::Own => return Ok(Some(engine.networks.take_namespace(&engine.spawner)?)),
         Joined::Host => {}
         Joined::Other(path) => {
             join.insert("net", path);

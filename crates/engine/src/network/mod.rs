@@ -23,7 +23,7 @@ mod shortcuts;
 pub(crate) use attach::Joined;
 pub use config::NetworkConfig;
 pub use create::{NetworkRequest, SubnetRequest};
-pub use endpoint::{Endpoint, Place, Published};
+pub use endpoint::{Endpoint, Place, Published, SYSCTLS};
 pub use entry::{Entry, Member};
 pub(crate) use files::linked;
 pub use record::{Driver, Network, predefined_id};
