@@ -163,7 +163,8 @@ impl Daemon {
     /// Starts the daemon's process and waits until it answers.
     pub fn launch(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.root.join("log")).expect("the log opens");
-        let (third, fourth) = (self.number / 250 % 250, self.number % 250);
+        // Above the subnets that tests name themselves.
+        let (second, third) = (130 + self.number / 250, self.number % 250);
         let process = Command::new(program())
             .arg("daemon")
             .args(["-H", &self.host(), "--debug"])
@@ -174,7 +175,7 @@ impl Daemon {
             .arg(self.root.join("e"))
             .arg("--pidfile")
             .arg(self.root.join("pid"))
-            .args(["--bridge", &self.bridge(), "--bip", &format!("10.{}.{fourth}.1/24", 100 + third)])
+            .args(["--bridge", &self.bridge(), "--bip", &format!("10.{second}.{third}.1/24")])
             .args(["--cgroup-parent", &format!("/ne{}", self.number)])
             .args(["--default-address-pool", &self.pool()])
             .args(&self.flags)
