@@ -47,10 +47,11 @@ impl Wire {
 fn pass(mut from: TcpStream, mut to: TcpStream, count: &AtomicU64, pause: &AtomicU64) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(got @ 1..) = from.read(&mut buffer) {
+        // Before they go on: who has got them may look.
+        count.fetch_add(got as u64, Ordering::Relaxed);
         if to.write_all(&buffer[..got]).is_err() {
             break;
         }
-        count.fetch_add(got as u64, Ordering::Relaxed);
         std::thread::sleep(Duration::from_micros(pause.load(Ordering::Relaxed)));
     }
     to.shutdown(Shutdown::Write).ok();
