@@ -72,6 +72,18 @@ def archive(**files):
     return buffer.getvalue()
 
 
+def pruned(objects, **filters):
+    """What a prune removes. Two of a kind do not run at once, and others prune the same engine."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return objects.prune(filters=filters)
+        except APIError as error:
+            if error.status_code != 409 or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
 def frames(sock, want):
     """Bytes per stream from an attached socket until `want` of all have come or it ends."""
     raw = getattr(sock, "_sock", sock)
@@ -312,7 +324,7 @@ def test_images():
     assert loaded.tags == [f"{repository}:1"] and loaded.id == image.id
     client.images.remove(loaded.id)
     assert client.images.list(filters={"reference": repository}) == []
-    assert "SpaceReclaimed" in client.images.prune(filters={"dangling": True, "label": "nobody=has"})
+    assert "SpaceReclaimed" in pruned(client.images, dangling=True, label="nobody=has")
 
 
 def test_volumes():
@@ -331,8 +343,8 @@ def test_volumes():
                 assert error.status_code == 409, error
             else:
                 raise AssertionError("it is in use")
-        pruned = client.volumes.prune(filters={"all": "1", "label": "py=volume"})
-        assert pruned["VolumesDeleted"] == [volume.name], pruned
+        gone = pruned(client.volumes, all="1", label="py=volume")
+        assert gone["VolumesDeleted"] == [volume.name], gone
     finally:
         try:
             volume.remove(force=True)
@@ -352,7 +364,7 @@ def test_networks():
             network.disconnect(two)
             assert network.name not in client.api.inspect_container(two.id)["NetworkSettings"]["Networks"]
         assert [found.id for found in client.networks.list(names=[network.name], greedy=True)] == [network.id]
-        assert client.networks.prune(filters={"label": "py=network"})["NetworksDeleted"] == [network.name]
+        assert pruned(client.networks, label="py=network")["NetworksDeleted"] == [network.name]
     finally:
         try:
             network.remove()
@@ -371,7 +383,8 @@ def test_events():
     live = client.events(decode=True, filters={"type": "volume", "event": "create"})
     volume = client.volumes.create(name=name("seen"))
     try:
-        assert next(live)["Actor"]["ID"] == volume.name
+        # Others make volumes, too.
+        assert any(event["Actor"]["ID"] == volume.name for event in live)
     finally:
         live.close()
         volume.remove()
@@ -380,8 +393,8 @@ def test_events():
 def test_prune():
     label = name("prune")
     container = client.containers.create(BOX, "true", labels={"prune": label})
-    pruned = client.containers.prune(filters={"label": f"prune={label}"})
-    assert pruned["ContainersDeleted"] == [container.id] and "SpaceReclaimed" in pruned, pruned
+    gone = pruned(client.containers, label=f"prune={label}")
+    assert gone["ContainersDeleted"] == [container.id] and "SpaceReclaimed" in gone, gone
 
 
 def test_testcontainers():

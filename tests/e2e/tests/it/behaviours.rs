@@ -473,7 +473,12 @@ fn what_is_already_so_is_not_done_again() {
     started(daemon, &name, json!({"Cmd": ["sh", "-c", "exit 4"], "HostConfig": {"RestartPolicy": {"Name": "always"}}}));
     daemon.until("it waits", || status().starts_with("Restarting (4) "));
     daemon.ok(&["rm", "-f", &name]);
-    // Two prunes of a kind do not run at once.
+}
+
+#[test]
+fn two_prunes_of_a_kind_do_not_run_at_once() {
+    // Its own: others prune the shared one.
+    let daemon = Daemon::start();
     daemon.until("two meet", || {
         let filters = quoted(r#"{"label":["nosuch"]}"#);
         let prune = || daemon.api("POST", &format!("/containers/prune?filters={filters}"), None);
@@ -637,7 +642,7 @@ fn processes_are_listed_as_ps_lists_them() {
     daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "sleep 1000 & renice -n 5 -p $! >&2; exec sleep 1000"]);
     daemon.until("both are there", || {
         let list = daemon.ok(&["top", &name, "-eo", "pid,stat,args"]);
-        list.contains(" SN ") && list.lines().filter(|line| line.ends_with("sleep 1000")).count() == 2
+        list.contains(" Ss ") && list.contains(" SN ") && list.lines().filter(|line| line.ends_with("sleep 1000")).count() == 2
     });
     let table = |args: &str| -> (String, Vec<Vec<String>>) {
         let (status, text) = daemon.api("GET", &format!("/containers/{name}/top?ps_args={}", quoted(args)), None);

@@ -59,6 +59,18 @@ async fn collect<E: std::fmt::Debug>(mut stream: impl Stream<Item = Result<LogOu
     (out, err)
 }
 
+/// What a prune removed. Two of a kind do not run at once, and others prune the same engine.
+async fn pruned<T, F: Future<Output = Result<T, bollard::errors::Error>>>(prune: impl Fn() -> F) -> T {
+    loop {
+        match prune().await {
+            Err(bollard::errors::Error::DockerResponseServerError { status_code: 409, .. }) => {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            done => return done.unwrap(),
+        }
+    }
+}
+
 async fn bytes<E: std::fmt::Debug>(stream: impl Stream<Item = Result<Bytes, E>>) -> Vec<u8> {
     stream.map(Result::unwrap).collect::<Vec<_>>().await.concat()
 }
@@ -249,13 +261,14 @@ fn it_makes_networks_and_volumes_and_prunes_them() {
             docker.stop_container(name, Some(stop.clone())).await.unwrap();
         }
         let label = format!("of={net}");
-        let pruned = docker.prune_containers(Some(query::PruneContainersOptions { filters: filters(&[("label", &label)]) })).await.unwrap();
-        assert_eq!(pruned.containers_deleted.unwrap().len(), 2);
-        let pruned = docker.prune_networks(Some(query::PruneNetworksOptions { filters: filters(&[("label", &label)]) })).await.unwrap();
-        assert_eq!(pruned.networks_deleted.unwrap(), std::slice::from_ref(&net));
-        let wanted = filters(&[("label", &label), ("all", "true")]);
-        let pruned = docker.prune_volumes(Some(query::PruneVolumesOptions { filters: wanted })).await.unwrap();
-        assert_eq!(pruned.volumes_deleted.unwrap(), std::slice::from_ref(&volume));
+        let wanted = || filters(&[("label", &label)]);
+        let gone = pruned(|| docker.prune_containers(Some(query::PruneContainersOptions { filters: wanted() }))).await;
+        assert_eq!(gone.containers_deleted.unwrap().len(), 2);
+        let gone = pruned(|| docker.prune_networks(Some(query::PruneNetworksOptions { filters: wanted() }))).await;
+        assert_eq!(gone.networks_deleted.unwrap(), std::slice::from_ref(&net));
+        let wanted = || filters(&[("label", &label), ("all", "true")]);
+        let gone = pruned(|| docker.prune_volumes(Some(query::PruneVolumesOptions { filters: wanted() }))).await;
+        assert_eq!(gone.volumes_deleted.unwrap(), std::slice::from_ref(&volume));
     });
 }
 
@@ -264,8 +277,9 @@ fn it_hears_of_events() {
     talk(|docker, _| async move {
         let name = name("bollard");
         let wanted = filters(&[("container", &name)]);
-        let mut events = Box::pin(docker.events(Some(query::EventsOptions { filters: wanted, ..Default::default() })));
-        // The first look at the stream sends the request; only then can something be missed.
+        let since = Some(crate::health_events::now());
+        let mut events = Box::pin(docker.events(Some(query::EventsOptions { filters: wanted, since, ..Default::default() })));
+        // The first look at the stream sends the request: a second is enough for it, and where it is not nothing is missed.
         let begun = async {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             start(&docker, &name, "exit 2", |_| {}).await;
