@@ -1,7 +1,10 @@
 //! A start that is made ready before it is asked for: used by the start, and taken back without one.
 
 use naru_e2e::{BOX, Daemon};
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 /// A container as `docker run --rm -p` makes it, not started.
 fn create(daemon: &Daemon, name: &str, port: u16) -> String {
@@ -18,8 +21,24 @@ fn monitor(daemon: &Daemon, id: &str) -> PathBuf {
     daemon.root.join("e/containers").join(id).join("monitor.sock")
 }
 
+/// Below those that the kernel gives away: nobody gets it before its use.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(23_000);
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed)).find(free).unwrap()
+}
+
+/// Waits until a start is held ready. It is for half a second, so that one may come and go unseen on a machine that has much
+/// to do: an attach asks for another.
+fn until_ready(daemon: &Daemon, id: &str) {
+    let (socket, asked) = (monitor(daemon, id), Cell::new(Instant::now()));
+    daemon.until("the start is ready", || {
+        if asked.get().elapsed() > Duration::from_secs(2) {
+            drop(daemon.upgraded(&format!("/containers/{id}/attach?stream=1&stdout=1"), ""));
+            asked.set(Instant::now());
+        }
+        socket.exists()
+    });
 }
 
 #[test]
@@ -28,7 +47,7 @@ fn a_start_that_does_not_come_is_taken_back() {
     let port = free_port();
     let id = create(&daemon, "later", port);
     let socket = monitor(&daemon, &id);
-    daemon.until("the start is ready", || socket.exists());
+    until_ready(&daemon, &id);
     assert_eq!(daemon.inspect("later")["State"]["Status"], "created");
     daemon.until("it is taken back", || !socket.exists());
     // Its port is free for others, and it can still be started.
@@ -61,7 +80,7 @@ fn a_daemon_killed_with_a_start_ready_leaves_a_container_to_be_started() {
     let port = free_port();
     let id = create(&daemon, "ready", port);
     let socket = monitor(&daemon, &id);
-    daemon.until("the start is ready", || socket.exists());
+    until_ready(&daemon, &id);
     daemon.kill();
     daemon.launch();
     daemon.until("its monitor has gone", || !socket.exists());
@@ -76,7 +95,7 @@ fn files_come_and_go_before_a_start() {
     let daemon = Daemon::start();
     let id = create(&daemon, "filled", free_port());
     let socket = monitor(&daemon, &id);
-    daemon.until("the start is ready", || socket.exists());
+    until_ready(&daemon, &id);
     let file = daemon.root.join("hosts-of-mine");
     std::fs::write(&file, "mine").unwrap();
     daemon.ok(&["cp", &file.display().to_string(), "filled:/etc/mine"]);
