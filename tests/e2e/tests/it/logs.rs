@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, ChildStdout, Stdio};
 
 /// Runs a script to its end, detached; the container's name.
 fn ended(daemon: &Daemon, flags: &[&str], script: &str) -> String {
@@ -46,16 +46,26 @@ fn following_begins_before_the_first_line() {
     assert!(client.wait().unwrap().success(), "a removed container ends the following");
 }
 
+/// A client that follows a log already: it has shown the first line, `begin`.
+fn follower(daemon: &Daemon, name: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut client = daemon.command(&["logs", "-f", name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(client.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "begin\n");
+    (client, output)
+}
+
 #[test]
 fn following_goes_on_across_rotation() {
     let daemon = shared();
     let name = name("rotated");
-    let script = "until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i of a log that is turned over; [ $((i % 20)) = 0 ] && sleep 0.01; done; true";
+    let script = "echo begin; until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i of a log that is turned over; [ $((i % 20)) = 0 ] && sleep 0.01; done; true";
     daemon.ok(&["run", "-d", "--name", &name, "--log-opt", "max-size=20k", "--log-opt", "max-file=3", BOX, "sh", "-c", script]);
-    let mut client = daemon.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut client, mut output) = follower(daemon, &name);
     daemon.ok(&["exec", &name, "touch", "/go"]);
     let mut text = String::new();
-    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    output.read_to_string(&mut text).unwrap();
     assert!(client.wait().unwrap().success());
     let line = |number: usize| format!("line {number} of a log that is turned over");
     assert_eq!(text.lines().count(), 3000);
@@ -206,7 +216,7 @@ fn without_a_log_there_is_nothing_to_read() {
 #[test]
 fn the_last_lines_are_counted_over_both_streams() {
     let daemon = shared();
-    let name = ended(daemon, &[], "for i in 1 2 3; do echo o$i; sleep 0.1; echo e$i >&2; sleep 0.1; done; echo e4 >&2");
+    let name = ended(daemon, &[], "for i in 1 2 3; do echo o$i; sleep 0.4; echo e$i >&2; sleep 0.4; done; echo e4 >&2");
     for (query, expected) in [
         ("stdout=1&tail=2", ""),
         ("stdout=1&tail=3", "o3"),
@@ -285,12 +295,12 @@ fn a_tag_tells_of_the_container() {
 fn following_a_log_of_one_file() {
     let daemon = shared();
     let name = name("single");
-    let script = "until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i of a single log; [ $((i % 10)) = 0 ] && sleep 0.02; done; true";
+    let script = "echo begin; until [ -e /go ]; do sleep 0.05; done; i=0; while [ $i -lt 600 ]; do i=$((i+1)); echo line $i of a single log; [ $((i % 10)) = 0 ] && sleep 0.02; done; true";
     daemon.ok(&["run", "-d", "--name", &name, "--log-opt", "max-size=20k", "--log-opt", "max-file=1", BOX, "sh", "-c", script]);
-    let mut client = daemon.command(&["logs", "-f", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut client, mut output) = follower(daemon, &name);
     daemon.ok(&["exec", &name, "touch", "/go"]);
     let mut text = String::new();
-    client.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    output.read_to_string(&mut text).unwrap();
     assert!(client.wait().unwrap().success());
     let numbers: Vec<u32> = text.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
     // A file that is gone cannot be read by who comes late; what is read is whole, in order and up to the end.
