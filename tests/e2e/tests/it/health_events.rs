@@ -179,6 +179,7 @@ fn restart_policies_hold_over_a_daemon_s_death() {
             daemon.until(&format!("{name} runs again"), || state(name) == "running");
         }
         for name in ["never", "stopped-unless", "stopped-never"] {
+            daemon.until(&format!("the end of {name} is seen"), || state(name) == "exited");
             assert_eq!((state(name).as_str(), &daemon.inspect(name)["State"]["ExitCode"]), ("exited", &137.into()), "{name}");
         }
     }

@@ -59,8 +59,9 @@ fn names_are_unique_and_change() {
 fn a_whole_life() {
     let daemon = shared();
     let name = name("life");
-    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.1; done"]);
+    daemon.ok(&["run", "-d", "--name", &name, BOX, "sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done"]);
     assert_eq!(daemon.inspect(&name)["State"]["Status"], "running");
+    daemon.until("it heeds signals", || daemon.ok(&["logs", &name]).contains("ready"));
     daemon.ok(&["pause", &name]);
     assert!(daemon.fails(1, &["pause", &name]).contains("is already paused"));
     assert!(daemon.fails(1, &["exec", &name, "true"]).contains("is paused"));
