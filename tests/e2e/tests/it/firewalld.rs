@@ -198,7 +198,7 @@ fn containers_pass_a_firewalld_that_owns_its_table() {
         let trusted = |firewalld: &Firewalld| firewalld.interfaces("trusted");
         let mut both = vec![bridge_one.clone(), default];
         both.sort();
-        assert_eq!(trusted(&firewalld), both);
+        world.daemon.until("both bridges are trusted", || trusted(&firewalld) == both);
         assert!(!warned(world));
 
         // It is that which lets them pass; who takes it back has it so, until firewalld loads its rules again.
@@ -235,7 +235,7 @@ fn containers_pass_a_firewalld_that_owns_its_table() {
         firewalld.ask(&["--reload"]);
         world.daemon.launch();
         of_one(world);
-        assert_eq!(trusted(&firewalld), both);
+        world.daemon.until("both bridges are trusted again", || trusted(&firewalld) == both);
 
         // With the last container's daemon it is undone.
         drop(one);

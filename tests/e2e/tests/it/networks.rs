@@ -290,7 +290,7 @@ fn networks_are_apart_and_internal_ones_closed() {
     assert!(y.fails("nslookup example.org 127.0.0.11"));
     let quiet = Net::new(daemon, &["-o", "com.docker.network.bridge.enable_icc=false"]);
     let (p, q) = (server(&["--network", &quiet.1]), Box::new(daemon, &["--network", &quiet.1]));
-    assert!(!p.fails(&get("127.0.0.1")));
+    daemon.until("the server answers itself", || !p.fails(&get("127.0.0.1")));
     assert!(q.fails(&get(&p.address(&quiet.1))), "containers of this network do not reach each other");
 }
 
@@ -675,6 +675,7 @@ fn a_thousand_ports_cost_no_process_and_come_back() {
     let taken = daemon.fails(125, &["run", "--rm", "-p", "127.0.0.1:21500:1", BOX, "true"]);
     assert!(taken.contains("port is already allocated") && taken.contains("many"), "{taken}");
     daemon.ok(&["rm", "-f", "many"]);
-    daemon.until("descriptors are as before", || descriptors() <= before + 5);
+    // Network namespaces kept ready hold two descriptors each, and were perhaps not all made at first.
+    daemon.until("descriptors are as before", || descriptors() <= before + 12);
     daemon.ok(&["run", "--rm", "-p", "127.0.0.1:21500:1", BOX, "true"]);
 }

@@ -19,10 +19,14 @@ fn shown(link: &str) -> String {
 
 /// The name of the link of the host with this index, a container's.
 fn host_end(index: &str) -> String {
-    let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
-    let links = String::from_utf8_lossy(&output.stdout).into_owned();
-    let own = links.lines().find_map(|line| line.strip_prefix(&format!("{}: ", index.trim()))?.split('@').next());
-    own.expect("the host's end").to_owned()
+    let start = format!("{}: ", index.trim());
+    let own = || {
+        let output = Command::new("ip").args(["-o", "link"]).output().expect("ip starts");
+        let links = String::from_utf8_lossy(&output.stdout).into_owned();
+        links.lines().find_map(|line| line.strip_prefix(&start)?.split('@').next().map(str::to_owned))
+    };
+    // A list may lack links when others change while it is made.
+    (0..100).find_map(|_| own()).expect("the host's end")
 }
 
 /// A link of the host that goes with its test. Made and removed, it tells whether the kernel has its kind.
