@@ -304,7 +304,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_refuses_does_not_hide_one_that_answers() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // At an address of its own, where nobody gets the port meanwhile.
+        let closed = std::net::TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(fastest(vec![closed, listener.local_addr().unwrap()]).await.is_ok());
         assert!(matches!(fastest(vec![closed]).await, Err(TransportError::ConnectionRefused { .. })));
