@@ -166,7 +166,7 @@ fn a_killed_spawner_is_replaced() {
         .unwrap()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i64>().ok())
-        .find(|pid| parent(*pid) == own)
+        .find(|pid| parent(*pid) == own && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "naru-spawner\n"))
         .expect("the daemon has a spawner");
     kill(spawner);
     daemon.until("containers start again", || daemon.run(&["run", "--rm", BOX, "true"]).code == 0);
