@@ -253,19 +253,14 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     // The container is there: who is not found in it is no missing object to a client.
     let identity = naru_runtime::user::resolve(root.as_fd(), &spec.process.user, &spec.process.groups)
         .map_err(|error| EngineError::Denied { text: error.to_string(), kind: naru_types::ErrorKind::Internal })?;
-    let namespace = join_network(engine, spec, &mut join)?;
-    let networks = namespace.as_ref().map(NetworkNamespace::try_clone).transpose()?;
+    let networks = join_network(engine, spec, &mut join)?;
     // All of them must run now; later, names of those that do not are left out.
     let links = crate::network::linked(engine, spec).collect::<Result<Vec<_>>>()?;
-    // While the monitor makes the mounts its networks can be made, unless parameters of their links go with the mounts.
-    let is_beside = runtime.is_none() && !sets_network_parameters(spec);
-    let later = if is_beside {
-        networks
-    } else {
-        attach(engine, view, networks, &mut undo)?;
-        None
-    };
-    let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, &undo.place)?;
+    let is_beside = runtime.is_none() && may_be_connected_later(spec);
+    if !is_beside {
+        attach(engine, view, networks.as_ref(), &mut undo)?;
+    }
+    let engine_files = engine.networks.write_files(engine, view, &directory, &hostname, (!is_beside).then_some(&undo.place))?;
     label_files(spec, &engine_files)?;
     let facts = Facts {
         identity,
@@ -279,24 +274,16 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
         cgroup,
     };
     let mut oci = oci::spec(spec, &facts)?;
-    let (rootfs, kind) = match runtime {
-        None => (Rootfs::Mount(root), RuntimeKind::Native),
-        Some(external) => {
-            let bundle = directory.join("bundle");
-            let path = mount_root(root, &bundle)?;
-            undo.mounts.push(path.clone());
-            oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly: spec.security.readonly_root });
-            // Nothing newer is used, and older runtimes (crun 1.8) know no other version.
-            oci.oci_version = "1.0.2".into();
-            let RuntimeConfig { program, args } = external;
-            (Rootfs::Path(path), RuntimeKind::External { program, args, bundle })
-        }
-    };
+    let (rootfs, kind) = root_for(runtime, root, &directory, &mut oci, &mut undo, spec.security.readonly_root)?;
     let request = StartRequest {
         id: id.clone(),
         spec: oci,
         rootfs,
-        network_namespace: namespace.map(|namespace| namespace.ns),
+        network_namespace: networks
+            .as_ref()
+            .map(|networks| networks.ns.try_clone())
+            .transpose()
+            .map_err(EngineError::io("duplicate", "a network namespace"))?,
         tty: spec.process.tty,
         open_stdin: spec.process.open_stdin,
         stdin_once: spec.process.stdin_once,
@@ -304,8 +291,8 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
         runtime: kind,
     };
     let loaded = engine.spawner.load(pending, request)?;
-    if later.is_some() {
-        attach(engine, view, later, &mut undo)?;
+    if is_beside {
+        attach(engine, view, networks.as_ref(), &mut undo)?;
         engine.networks.write_names(engine, view, &directory, &facts.hostname, &undo.place)?;
     }
     let run = Run { place: undo.place.clone(), cgroup: facts.cgroup.0, mounts: undo.mounts.clone() };
@@ -314,16 +301,39 @@ pub(crate) fn prepare(engine: &Arc<Inner>, view: &View, opened: Opened) -> Resul
     Ok(Prepared { run, loaded, undo, held })
 }
 
-/// Whether parameters of the kernel that are set inside the container may be those of its links.
-fn sets_network_parameters(spec: &ContainerSpec) -> bool {
+/// The root file system as the one who runs the container takes it: a mount, or by path.
+fn root_for(
+    runtime: Option<RuntimeConfig>,
+    root: OwnedFd,
+    directory: &Path,
+    oci: &mut naru_runtime::spec::Spec,
+    undo: &mut Undo,
+    readonly: bool,
+) -> Result<(Rootfs, RuntimeKind)> {
+    let Some(RuntimeConfig { program, args }) = runtime else { return Ok((Rootfs::Mount(root), RuntimeKind::Native)) };
+    let bundle = directory.join("bundle");
+    let path = mount_root(root, &bundle)?;
+    undo.mounts.push(path.clone());
+    oci.root = Some(naru_runtime::spec::Root { path: path.to_string_lossy().into_owned(), readonly });
+    // Nothing newer is used, and older runtimes (crun 1.8) know no other version.
+    oci.oci_version = "1.0.2".into();
+    Ok((Rootfs::Path(path), RuntimeKind::External { program, args, bundle }))
+}
+
+/// Whether the container's networks can be made while its mounts are: it has some, and no parameters of their links are set
+/// with the mounts.
+fn may_be_connected_later(spec: &ContainerSpec) -> bool {
     let is_network = |name: &String| name.starts_with("net.") || name.starts_with("net/");
-    spec.sysctls.keys().any(is_network) || spec.network.attachments.iter().any(|attachment| attachment.options.contains_key(SYSCTLS))
+    let attachments = &spec.network.attachments;
+    let sets_parameters =
+        spec.sysctls.keys().any(is_network) || attachments.iter().any(|attachment| attachment.options.contains_key(SYSCTLS));
+    !attachments.is_empty() && !sets_parameters
 }
 
 /// Puts a container that has a namespace of its own on its networks.
-fn attach(engine: &Inner, view: &View, namespace: Option<NetworkNamespace>, undo: &mut Undo) -> Result<()> {
+fn attach(engine: &Inner, view: &View, namespace: Option<&NetworkNamespace>, undo: &mut Undo) -> Result<()> {
     if let Some(namespace) = namespace {
-        undo.place = engine.networks.attach(engine, view, &namespace)?;
+        undo.place = engine.networks.attach(engine, view, namespace)?;
     }
     Ok(())
 }

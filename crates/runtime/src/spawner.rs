@@ -76,14 +76,6 @@ pub struct NetworkNamespace {
     pub route: OwnedFd,
 }
 
-impl NetworkNamespace {
-    /// The same, by descriptors of its own.
-    pub fn try_clone(&self) -> Result<NetworkNamespace> {
-        let clone = |fd: &OwnedFd| fd.try_clone().map_err(Error::io("duplicate a descriptor"));
-        Ok(NetworkNamespace { ns: clone(&self.ns)?, route: clone(&self.route)? })
-    }
-}
-
 /// Sockets for a resolver that lives in the daemon and is asked from inside a network namespace.
 #[derive(Debug)]
 pub struct ResolverSockets {

@@ -14,14 +14,15 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 impl Networks {
-    /// Writes the files; returns them with their places.
+    /// Writes the files; returns them with their places. What tells of a place that is not known yet is empty until
+    /// [`Networks::write_names`].
     pub(crate) fn write_files(
         &self,
         engine: &Inner,
         view: &View,
         directory: &Path,
         hostname: &str,
-        place: &Place,
+        place: Option<&Place>,
     ) -> Result<Vec<(PathBuf, &'static str)>> {
         let places = |directory: &Path| {
             vec![
@@ -35,7 +36,10 @@ impl Networks {
             return Ok(places(&engine.run_directory(&engine.find(reference)?.id)));
         }
         write_file(&directory.join("hostname"), &format!("{hostname}\n"))?;
-        self.write_names(engine, view, directory, hostname, place)?;
+        match place {
+            Some(place) => self.write_names(engine, view, directory, hostname, place)?,
+            None => ["resolv.conf", "hosts"].iter().try_for_each(|name| write_file(&directory.join(name), ""))?,
+        }
         Ok(places(directory))
     }
 
