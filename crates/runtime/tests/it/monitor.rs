@@ -229,26 +229,22 @@ pub fn log_never_blocks() {
     let children = text(monitor, &format!("task/{monitor}/children"));
     let writer = children.split_whitespace().map(|pid| pid.parse().unwrap()).find(|pid| text(*pid, "comm") == "naru-log\n").unwrap();
     let signal = |signal| rustix::process::kill_process(rustix::process::Pid::from_raw(writer).unwrap(), signal).unwrap();
+    let written = || std::fs::read_to_string(&path).unwrap();
+    // Clients have a line sooner than the file.
+    until("written what came first", || written().lines().count() == 1);
     signal(rustix::process::Signal::STOP);
     let mut stream = running.stream.try_clone().unwrap();
     let client = std::thread::spawn(move || read_streams(&mut stream, false).0);
     running.write("go\n");
     let fin = running.rootfs.join("tmp/fin");
-    let written = || std::fs::read_to_string(&path).unwrap();
-    let until = |what: &str, done: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !done() {
-            assert!(Instant::now() < deadline, "not {what}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
-    until("gone on", &|| fin.exists());
+    until("gone on", || fin.exists());
     assert_eq!(written().lines().count(), 1);
     signal(rustix::process::Signal::CONT);
-    until("written what waited", &|| written().lines().count() > 2000);
+    until("written what waited", || written().lines().count() > 2000);
     running.write("go\n");
-    running.finish();
+    // Its stream has one reader at a time.
     assert_eq!(client.join().unwrap().lines().count(), 300_002, "clients get all");
+    running.finish();
     let entries: Vec<serde_json::Value> = written().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(entries.iter().all(|entry| entry["attrs"]["k"] == "v"));
     let lines: Vec<&str> = entries.iter().map(|entry| entry["log"].as_str().unwrap()).collect();
