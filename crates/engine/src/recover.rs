@@ -43,10 +43,10 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
     let places: Vec<Arc<Run>> = taken_up.iter().filter_map(|(view, _)| view.run.clone()).collect();
     engine.networks.sweep(places.iter().map(|run| &run.place))?;
     for (mut view, watch) in taken_up {
-        if view.state.phase == Phase::Removing {
-            // A removal was cut short: finish it.
+        if view.state.phase == Phase::Removing || is_forsaken(&view) {
+            // A removal was cut short, or comes now: finish it.
             if let Err(error) = launch::delete(engine, &view, view.spec.auto_remove).await {
-                tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot finish the removal");
+                tracing::warn!(container = %view.id.short(), error = crate::chain(&error), "cannot remove the container");
             }
             engine.db.delete_container(view.id.as_str()).await?;
             launch::delete_rest(engine, &view.id);
@@ -54,7 +54,7 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         }
         let name = view.name.clone();
         take_up_network(engine, &mut view);
-        let container = container::spawn(Arc::clone(engine), Birth { view, watch, ready: None });
+        let container = container::spawn(Arc::clone(engine), Birth { view, watch, to_start: false });
         engine.adopt(Arc::clone(&container), &name);
         wanted.push(container);
     }
@@ -67,6 +67,12 @@ pub(crate) async fn recover(engine: &Arc<Inner>, rows: Vec<ContainerRow>) -> Res
         container.start_with_daemon();
     }
     Ok(())
+}
+
+/// Whether a container that goes with its end was made by a client whose start never came: nobody else knows of it (dockerd
+/// deletes it as well).
+fn is_forsaken(view: &View) -> bool {
+    view.spec.auto_remove && view.state.phase == Phase::Created
 }
 
 /// Takes up a container's place on its networks; what changed of it is stored.

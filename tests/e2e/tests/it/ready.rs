@@ -74,19 +74,42 @@ fn what_a_start_is_made_from_may_change() {
     daemon.until_clean();
 }
 
+/// As dockerd does: who wanted it gone with its end has gone with the daemon.
 #[test]
-fn a_daemon_killed_with_a_start_ready_leaves_a_container_to_be_started() {
+fn a_daemon_killed_with_a_start_ready_removes_what_goes_with_its_end() {
     let mut daemon = Daemon::start();
     let port = free_port();
     let id = create(&daemon, "ready", port);
+    daemon.ok(&["create", "--name", "kept", BOX, "hostname"]);
     let socket = monitor(&daemon, &id);
     until_ready(&daemon, &id);
     daemon.kill();
     daemon.launch();
     daemon.until("its monitor has gone", || !socket.exists());
+    assert_eq!(daemon.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]), "kept created");
+    daemon.ok(&["run", "--rm", "--name", "ready", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    daemon.ok(&["start", "-a", "kept"]);
+    daemon.ok(&["rm", "kept"]);
+    daemon.until_clean();
+}
+
+/// One that stays is started by whoever comes.
+#[test]
+fn a_daemon_killed_with_a_start_ready_leaves_a_container_to_be_started() {
+    let mut daemon = Daemon::start();
+    let port = free_port();
+    let publish = format!("127.0.0.1:{port}:80");
+    let id = daemon.ok(&["create", "--name", "ready", "-p", &publish, BOX, "hostname"]);
+    let socket = monitor(&daemon, &id);
+    drop(daemon.upgraded(&format!("/containers/{id}/attach?stream=1&stdout=1"), ""));
+    until_ready(&daemon, &id);
+    daemon.kill();
+    daemon.launch();
+    daemon.until("its monitor has gone", || !socket.exists());
     assert_eq!(daemon.inspect("ready")["State"]["Status"], "created");
-    daemon.ok(&["run", "--rm", "-p", &format!("127.0.0.1:{port}:80"), BOX, "true"]);
+    daemon.ok(&["run", "--rm", "-p", &publish, BOX, "true"]);
     assert_eq!(daemon.ok(&["start", "-a", "ready"]), id[..12]);
+    daemon.ok(&["rm", "ready"]);
     daemon.until_clean();
 }
 
@@ -104,6 +127,30 @@ fn files_come_and_go_before_a_start() {
     daemon.ok(&["cp", "filled:/etc/mine", &back.display().to_string()]);
     assert_eq!(std::fs::read_to_string(&back).unwrap(), "mine");
     daemon.ok(&["rm", "filled"]);
+    daemon.until_clean();
+}
+
+/// The next container's files are made when one is thrown away, and are in nobody's way.
+#[test]
+fn files_made_ahead_are_the_next_containers_and_go_with_their_image() {
+    let daemon = Daemon::start();
+    let image = "made-ahead:1";
+    daemon.feed(&["import", "-", image], naru_e2e::busybox_archive());
+    let waiting = || std::fs::read_dir(daemon.root.join("d/ahead")).unwrap().count();
+    for turn in ["first", "second", "third"] {
+        let script = format!("test ! -e /left && touch /left && echo {turn}");
+        assert_eq!(daemon.ok(&["run", "--rm", image, "sh", "-c", &script]), turn);
+        daemon.until("the next one's files are there", || waiting() == 1);
+    }
+    // One that stays has them too, and is written to, looked into and committed as any.
+    daemon.ok(&["run", "--name", "stays", image, "sh", "-c", "echo kept > /kept"]);
+    assert_eq!(daemon.ok(&["diff", "stays"]), "A /kept");
+    assert_eq!(daemon.ok(&["start", "-a", "stays"]), "");
+    daemon.ok(&["rm", "stays"]);
+    daemon.ok(&["run", "--rm", image, "true"]);
+    daemon.until("the next one's files are there", || waiting() == 1);
+    daemon.ok(&["rmi", image]);
+    assert_eq!(waiting(), 0);
     daemon.until_clean();
 }
 
