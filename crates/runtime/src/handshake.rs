@@ -91,6 +91,11 @@ impl ChildEnd {
 
     fn ask(&self, word: u8) -> Result<(), StartFailure> {
         send_with_fds(self.0.as_fd(), &[word], &[]).map_err(|errno| StartFailure::other(format!("speak to the parent: {errno}")))?;
+        self.leave()
+    }
+
+    /// Waits until the parent says that it goes on.
+    pub(crate) fn leave(&self) -> Result<(), StartFailure> {
         let mut answer = [0; 1];
         match receive_with_fds(self.0.as_fd(), &mut answer) {
             Ok((1, _)) if answer == *b"k" => Ok(()),
@@ -111,11 +116,7 @@ impl ChildEnd {
         send_with_fds(self.0.as_fd(), b"T", &[master])
     }
 
-    /// Says that all but the program is there, and waits for leave to run it.
-    pub(crate) fn wait(&self) -> Result<(), StartFailure> {
-        self.ask(b'R')
-    }
-
+    /// Says that all but the program is there.
     pub(crate) fn ready(&self) -> Result<(), Errno> {
         send_with_fds(self.0.as_fd(), b"R", &[])
     }

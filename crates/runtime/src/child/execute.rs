@@ -76,14 +76,17 @@ impl Process<'_> {
         // Without a word about capabilities a user keeps none: the kernel clears them on exec of a non-root process.
         let environment = plan.environment.iter().filter_map(|entry| std::ffi::CString::new(entry.as_str()).ok()).collect();
         let environment = process::StringArray::new(environment);
-        self.wait_for_start(channel)?;
+        let is_filtered = self.wait_for_start(channel, held)?;
         if let Some(container) = self.container
             && !container.start_container_hooks.is_empty()
         {
             run_hooks("startContainer", &container.start_container_hooks, &container.hook_state)?;
         }
         channel.last_word().map_err(failed("report that the program comes next"))?;
-        restrict(plan, &rights, held)?;
+        if !is_filtered {
+            filter(plan, held)?;
+        }
+        restrict(plan, &rights)?;
         drop(self.proc);
         if self.container.is_some_and(|container| container.init) {
             crate::reaper::split(self.threads, plan.terminal).map_err(failed("start the program under the reaper"))?;
@@ -121,19 +124,29 @@ impl Process<'_> {
         identity::set(effective, held, 0).map_err(failed("set the capabilities"))
     }
 
-    /// Waits for its parent's word, or with `create` until `start` connects, which is answered from then on.
-    fn wait_for_start(&self, channel: &mut ChildEnd) -> Step {
-        let listener = match self.container.map(|plan| &plan.gate) {
-            None | Some(Gate::Open) => return Ok(()),
-            Some(Gate::Parent) => return channel.wait(),
-            Some(Gate::Listener(listener)) => listener,
+    /// Waits for its parent's word, or with `create` until `start` connects, which is answered from then on. Whether the
+    /// filter is loaded: where that does not stand in the way of what is left to do, it need not be waited for later.
+    fn wait_for_start(&self, channel: &mut ChildEnd, held: u64) -> Step<bool> {
+        let Some(container) = self.container else { return Ok(false) };
+        let report = |channel: &ChildEnd| channel.ready().map_err(failed("report that the container is created"));
+        let listener = match &container.gate {
+            Gate::Open => return Ok(false),
+            Gate::Parent => {
+                report(channel)?;
+                let is_filtered = container.start_container_hooks.is_empty() && self.plan.seccomp.allows(CALLS_UNTIL_RESTRICTED);
+                if is_filtered {
+                    filter(self.plan, held)?;
+                }
+                return channel.leave().map(|()| is_filtered);
+            }
+            Gate::Listener(listener) => listener,
         };
-        channel.ready().map_err(failed("report that the container is created"))?;
+        report(channel)?;
         loop {
             match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
                 Ok(connection) => {
                     *channel = ChildEnd::from_fd(connection);
-                    return Ok(());
+                    return Ok(false);
                 }
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::AGAIN) => {}
                 Err(errno) => return Err(failed("wait for the start")(errno)),
@@ -185,13 +198,20 @@ fn enter_directory(cwd: &Path) -> Step {
     }
 }
 
-/// The filter, the last capabilities, and no descriptor left but the streams.
-fn restrict(plan: &ProcessPlan, rights: &Rights, held: u64) -> Step {
-    if !plan.seccomp.instructions.is_empty() {
-        // Loading needs CAP_SYS_ADMIN (or no-new-privileges), which the program will not have.
-        identity::set(held, held, 0).map_err(failed("raise the capabilities"))?;
-        naru_sys::seccomp::load(&plan.seccomp.instructions, plan.seccomp.flags).map_err(failed("load the seccomp filter"))?;
+/// What is called from the parent's word until [`restrict`], where a filter has always been loaded.
+const CALLS_UNTIL_RESTRICTED: &[&str] = &["recvmsg", "sendmsg", "close", "brk", "mmap", "munmap"];
+
+fn filter(plan: &ProcessPlan, held: u64) -> Step {
+    if plan.seccomp.instructions.is_empty() {
+        return Ok(());
     }
+    // Loading needs CAP_SYS_ADMIN (or no-new-privileges), which the program will not have.
+    identity::set(held, held, 0).map_err(failed("raise the capabilities"))?;
+    naru_sys::seccomp::load(&plan.seccomp.instructions, plan.seccomp.flags).map_err(failed("load the seccomp filter"))
+}
+
+/// The last capabilities, and no descriptor left but the streams.
+fn restrict(plan: &ProcessPlan, rights: &Rights) -> Step {
     if plan.rights.is_some() {
         rights.apply().map_err(failed("set the capabilities"))?;
     } else if plan.uid != 0 {

@@ -6,6 +6,7 @@
 //! pidfds ──▶ drain outputs ──▶ exit record ──▶ Exited ──▶ queues empty ──▶ end
 //! ```
 
+mod ending;
 mod exec;
 
 use super::external;
@@ -18,7 +19,6 @@ use super::start::DRAIN;
 use crate::cgroup::Cgroup;
 use crate::child;
 use crate::error::{Error, FailureReason, Result, StartFailure, ignore};
-use crate::hooks;
 use crate::seccomp::Program;
 use crate::spec::Hook;
 use crate::time;
@@ -35,8 +35,6 @@ use std::time::{Duration, Instant};
 
 /// After this much quiet, buffers are given back.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long clients that do not read may keep the monitor of an ended container.
-const LINGER: Duration = Duration::from_secs(10);
 /// The capacity of a pipe.
 const READ_BYTES: usize = 64 << 10;
 const REQUEST_READ_BYTES: usize = 16 << 10;
@@ -120,6 +118,8 @@ pub(super) struct Monitor {
     exit: Option<ExitRecord>,
     /// It is not started again, so that who waits for its end need not wait for the cgroup's.
     throwaway: bool,
+    /// When what is left of a container that is thrown away goes.
+    put_away_at: Option<Instant>,
     /// Its mounts: as long as they are held here, their end, which waits for all processors, is not part of the process's.
     mounts: Option<OwnedFd>,
     /// When an ended container's monitor goes, whatever clients do.
@@ -157,6 +157,7 @@ impl Monitor {
             buffer: Vec::new(),
             exit: None,
             throwaway: false,
+            put_away_at: None,
             mounts: None,
             leave_at: None,
         })
@@ -182,7 +183,8 @@ impl Monitor {
         self.relax();
         loop {
             self.settle();
-            if self.put_away() {
+            if self.put_away_at.is_some_and(|time| time <= Instant::now()) {
+                self.put_away();
                 self.settle();
             }
             if self.finished() {
@@ -210,7 +212,7 @@ impl Monitor {
             _ => None,
         });
         let idle = if self.buffer.is_empty() { None } else { Some(now + IDLE) };
-        let next = draining.chain(self.leave_at).chain(idle).min()?;
+        let next = draining.chain(self.leave_at).chain(self.put_away_at).chain(idle).min()?;
         let wait = next.saturating_duration_since(now);
         Some(Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) })
     }
@@ -676,79 +678,6 @@ impl Monitor {
                 client.role = Role::Closing;
             }
         }
-    }
-
-    /// Everything is put away before anyone hears of the end, so that the container can be started again at once; the
-    /// cgroup of one that is not started again goes after.
-    fn finish_container(&mut self, ended: Ended) {
-        if let Some(log) = self.log.take() {
-            log.close();
-        }
-        let (code, signal) = match ended {
-            Ended::Exited(code) => (code, None),
-            Ended::Killed(signal) => (128 + signal, Some(signal)),
-        };
-        let (mut oom_killed, mut oom_untold) = (false, false);
-        let mut later = false;
-        match &self.backend {
-            Backend::Native { cgroup, poststop, poststop_state, .. } => {
-                let kills = cgroup.oom_kills();
-                oom_killed = kills > 0;
-                oom_untold = self.oom.as_ref().is_some_and(|watch| kills > watch.seen);
-                // Processes that left the pid namespace's reach (joined from outside) go too.
-                if cgroup.pids().is_ok_and(|pids| !pids.is_empty()) {
-                    drop(cgroup.kill());
-                }
-                later = self.throwaway && poststop.is_empty();
-                if !later {
-                    drop(cgroup.remove());
-                }
-                drop(hooks::run("poststop", poststop, poststop_state));
-            }
-            Backend::External(handle) => handle.delete(),
-        }
-        if oom_untold {
-            self.broadcast(&Event::OomKill);
-        }
-        let record = ExitRecord { code, signal, oom_killed, finished_at: time::now() };
-        // Without room for the record the event still tells.
-        drop(self.directory.write_exit_record(&record));
-        if !later {
-            self.directory.remove_socket();
-        }
-        self.broadcast(&Event::Exited(record.clone()));
-        self.exit = Some(record);
-        if !later {
-            self.release_watchers();
-        }
-        self.leave_at = Some(Instant::now() + LINGER);
-    }
-
-    /// The end of a connection that watches says that everything is put away.
-    fn release_watchers(&mut self) {
-        for client in self.clients.iter_mut().flatten() {
-            if !matches!(client.role, Role::Stream(_)) {
-                client.role = Role::Closing;
-            }
-        }
-    }
-
-    /// After its end was told: what is left of a container that is thrown away. True when there was something.
-    fn put_away(&mut self) -> bool {
-        let (true, Some(_), Backend::Native { cgroup, .. }) = (self.throwaway, &self.exit, &self.backend) else { return false };
-        self.throwaway = false;
-        self.mounts = None;
-        drop(cgroup.remove());
-        // As long as it is there, the cgroup may be.
-        self.directory.remove_socket();
-        self.release_watchers();
-        true
-    }
-
-    /// Whether the container has ended and every client has what it is due, or has had its time.
-    fn finished(&self) -> bool {
-        let nobody = self.clients.iter().all(Option::is_none) && self.processes.iter().all(Option::is_none);
-        self.exit.is_some() && (nobody || self.leave_at.is_some_and(|time| time <= Instant::now()))
     }
 
     fn watch_oom(&mut self) {

@@ -24,6 +24,46 @@ pub struct Program {
     pub flags: u64,
 }
 
+impl Program {
+    /// Whether these calls pass, by their names and whatever their arguments, for a program of this machine's architecture.
+    pub(crate) fn allows(&self, names: &[&str]) -> bool {
+        let (arch, table) =
+            if cfg!(target_arch = "aarch64") { (AUDIT_ARCH_AARCH64, table::AARCH64) } else { (AUDIT_ARCH_X86_64, table::X86_64) };
+        let passes = |number| [0, u64::MAX].iter().all(|arg| self.answer(arch, number, [*arg; 6]) == Some(RET_ALLOW));
+        let number = |name: &str| table.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);
+        self.instructions.is_empty() || names.iter().all(|name| number(name).is_some_and(passes))
+    }
+
+    /// What the kernel would answer to a call; nothing if this is no program of ours.
+    fn answer(&self, arch: u32, number: u32, args: [u64; 6]) -> Option<u32> {
+        let word = |offset: u32| match offset {
+            OFFSET_NUMBER => number,
+            OFFSET_ARCH => arch,
+            OFFSET_ARGS.. => {
+                let arg = args[((offset - OFFSET_ARGS) / 8) as usize % args.len()];
+                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
+            }
+            _ => 0,
+        };
+        let (mut at, mut a) = (0, 0);
+        loop {
+            let i = self.instructions.get(at)?;
+            at += 1;
+            let branch = |yes: bool| at + usize::from(if yes { i.jt } else { i.jf });
+            match i.code {
+                LD_ABS => a = word(i.k),
+                AND => a &= i.k,
+                JA => at += i.k as usize,
+                JEQ => at = branch(a == i.k),
+                JGT => at = branch(a > i.k),
+                JGE => at = branch(a >= i.k),
+                RET => return Some(i.k),
+                _ => return None,
+            }
+        }
+    }
+}
+
 const LD_ABS: u16 = 0x20;
 const JA: u16 = 0x05;
 const JEQ: u16 = 0x15;
@@ -337,33 +377,8 @@ mod tests {
     use crate::spec::SeccompRule;
     use proptest::prelude::*;
 
-    /// What the kernel would answer.
     fn run(program: &Program, arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let word = |offset: u32| match offset {
-            0 => number,
-            4 => arch,
-            16.. => {
-                let arg = args[((offset - 16) / 8) as usize];
-                if offset.is_multiple_of(8) { arg as u32 } else { (arg >> 32) as u32 }
-            }
-            _ => 0,
-        };
-        let (mut at, mut a) = (0, 0);
-        loop {
-            let i = program.instructions[at];
-            at += 1;
-            let branch = |yes: bool| at + usize::from(if yes { i.jt } else { i.jf });
-            match i.code {
-                LD_ABS => a = word(i.k),
-                AND => a &= i.k,
-                JA => at += i.k as usize,
-                JEQ => at = branch(a == i.k),
-                JGT => at = branch(a > i.k),
-                JGE => at = branch(a >= i.k),
-                RET => return i.k,
-                other => panic!("unknown code {other}"),
-            }
-        }
+        program.answer(arch, number, args).expect("only codes that are compiled")
     }
 
     fn number(table: &[(&str, u32)], name: &str) -> u32 {
@@ -417,6 +432,27 @@ mod tests {
         assert_eq!(i386("socketcall", 3), RET_ALLOW);
         let legacy = compile(&default_profile_with(&caps(), &ProfileOptions { legacy_socketcall: true, ..Default::default() })).unwrap();
         assert_eq!(run(&legacy, AUDIT_ARCH_I386, number(table::X86, "socketcall"), [1, 0, 0, 0, 0, 0]), RET_ALLOW);
+    }
+
+    #[test]
+    fn what_a_waiting_process_calls() {
+        let calls = ["recvmsg", "sendmsg"];
+        assert!(Program::default().allows(&calls));
+        let allowing = |rules: Vec<SeccompRule>| {
+            let filter = Seccomp { default_action: "SCMP_ACT_ERRNO".into(), syscalls: rules, ..Seccomp::default() };
+            compile(&filter).unwrap().allows(&calls)
+        };
+        let rule = |names: &[&str], args| SeccompRule {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            action: "SCMP_ACT_ALLOW".into(),
+            args,
+            ..SeccompRule::default()
+        };
+        let flags = SeccompArg { index: 2, value: 0, value_two: 0, op: "SCMP_CMP_EQ".into() };
+        assert!(compile(&default_profile(&caps())).unwrap().allows(&calls));
+        assert!(allowing(vec![rule(&calls, vec![])]));
+        assert!(!allowing(vec![rule(&["recvmsg"], vec![])]));
+        assert!(!allowing(vec![rule(&["recvmsg"], vec![]), rule(&["sendmsg"], vec![flags])]), "some of them only");
     }
 
     #[test]
