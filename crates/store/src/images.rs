@@ -332,6 +332,7 @@ impl Store {
             index.images.remove(id);
             index.broken.remove(id);
         }
+        self.forget_ahead(Some(id))?;
         self.discard(&self.init_path(Some(id)))?;
         self.discard(&self.tree_path(Some(id)))?;
         self.collect_with(&mut database).map(drop)

@@ -12,6 +12,7 @@
 //! containers/<id>/upper, work  overlay: what the container wrote
 //! init/<image id>.tree         btrfs: the image's layers merged, in a subvolume
 //! containers/<id>/root         vfs: a full copy; btrfs: a snapshot of the tree
+//! ahead/<random>/              the next container's files, made before anyone asks
 //! partial/<hex>                blobs that arrived in part, or whole for an image that is not recorded yet
 //! staging/<random>/            what an ingest has not finished
 //! trash/<random>/              what is being deleted
@@ -30,6 +31,7 @@
 
 #![warn(missing_docs)]
 
+mod ahead;
 mod apply;
 pub mod archive;
 mod blobs;

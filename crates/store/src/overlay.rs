@@ -28,7 +28,7 @@ const OPTIONS_MAX: usize = 4095;
 const OFF: [&str; 3] = ["index", "metacopy", "redirect_dir"];
 
 /// How a container's file system is mounted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MountOptions<'a> {
     /// One SELinux label for all files.
     pub label: Option<&'a str>,

@@ -42,6 +42,7 @@ pub enum Repaired {
 impl Store {
     /// Repairs one damage. An error means that the host failed, not that there was no way.
     pub fn repair(self: &Arc<Self>, damage: &Damage, refetch: Refetch<'_>) -> Result<Repaired> {
+        self.forget_ahead(None)?;
         let result = match damage {
             Damage::Orphan { path } => self.remove_orphan(path),
             Damage::Record { image, .. } => self.repair_record(image, refetch),

@@ -22,7 +22,7 @@ use crate::root::{DIR_FLAGS, MAX_DEPTH, file_type, names, open_dir, stat_opt};
 use crate::store::{Driver, Store};
 use crate::tar::{Entry, Kind, Reader, Writer};
 use naru_types::{ContainerId, Digest};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid};
+use rustix::fs::{CWD, FileType, Gid, Mode, Uid};
 use rustix::mount::{OpenTreeFlags, open_tree};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,76 +65,85 @@ pub struct Directories {
 impl Store {
     /// Makes the file system of a container; without an image it is empty.
     pub fn prepare(&self, id: &ContainerId, image: Option<&Digest>) -> Result<()> {
-        let (layers, meta) = {
-            let index = self.index.read().expect("the index is not poisoned");
-            if index.containers.contains_key(id) {
-                return Err(Error::SnapshotExists { id: id.to_string() });
-            }
-            let diff_ids = match image {
-                Some(image) => match index.images.get(image) {
-                    Some(stored) => stored.config.rootfs.diff_ids.as_slice(),
-                    None => return Err(Error::NoSuchImage { query: image.to_string() }),
-                },
-                None => &[],
-            };
-            let meta = diff_ids.iter().rev().find_map(|layer| index.layers.get(layer).and_then(|layer| layer.root));
-            (diff_ids.iter().map(|layer| self.layer_path(layer)).collect::<Vec<_>>(), meta)
-        };
+        if self.has_snapshot(id) {
+            return Err(Error::SnapshotExists { id: id.to_string() });
+        }
+        let (layers, meta) = self.layers_of(image)?;
         // From here on a removal of the image leaves its layers alone.
         self.index.write().expect("the index is not poisoned").containers.insert(id.clone(), image.cloned());
-        let made = self.make_snapshot(id, image, &layers, meta);
+        if self.take_ahead(id, image) {
+            return Ok(());
+        }
+        let made = self.make_files(self.containers.as_fd(), id.as_str(), image, &layers, meta);
         if made.is_err() {
             self.remove_snapshot(id)?;
         }
         made
     }
 
-    fn make_snapshot(&self, id: &ContainerId, image: Option<&Digest>, layers: &[PathBuf], meta: Option<RootMeta>) -> Result<()> {
+    /// An image's layers, lowest first, and whose the root directory is.
+    pub(crate) fn layers_of(&self, image: Option<&Digest>) -> Result<(Vec<PathBuf>, Option<RootMeta>)> {
+        let index = self.index.read().expect("the index is not poisoned");
+        let diff_ids = match image {
+            Some(image) => match index.images.get(image) {
+                Some(stored) => stored.config.rootfs.diff_ids.as_slice(),
+                None => return Err(Error::NoSuchImage { query: image.to_string() }),
+            },
+            None => &[],
+        };
+        let meta = diff_ids.iter().rev().find_map(|layer| index.layers.get(layer).and_then(|layer| layer.root));
+        Ok((diff_ids.iter().map(|layer| self.layer_path(layer)).collect(), meta))
+    }
+
+    /// Makes the directories of a container's file system in `parent`.
+    pub(crate) fn make_files(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &str,
+        image: Option<&Digest>,
+        layers: &[PathBuf],
+        meta: Option<RootMeta>,
+    ) -> Result<()> {
         let init = self.init_layer(image, layers)?;
         let tree = match self.driver {
             Driver::Btrfs => self.image_tree(image, layers, &init)?,
             Driver::Overlay | Driver::Vfs => PathBuf::new(),
         };
-        let path = self.container_path(id);
-        let mkdir = |name: &str, mode: u32| {
-            let name = if name.is_empty() { id.as_str().to_owned() } else { format!("{}/{name}", id.as_str()) };
-            rustix::fs::mkdirat(&self.containers, name.as_str(), Mode::from_raw_mode(mode)).at("create", path.join(&name).display())
+        let made = || format!("the files of container {name}");
+        let make = |mode: u32, place: BorrowedFd<'_>, name: &str| {
+            rustix::fs::mkdirat(place, name, Mode::from_raw_mode(mode)).at("make", made())?;
+            rustix::fs::openat(place, name, DIR_FLAGS, Mode::empty()).at("open", made())
         };
-        mkdir("", 0o700)?;
+        let directory = make(0o700, parent, name)?;
         if let Some(image) = image {
-            let link = format!("{}/image", id.as_str());
-            rustix::fs::symlinkat(image.to_string(), &self.containers, link.as_str()).at("create", path.join("image").display())?;
+            rustix::fs::symlinkat(image.to_string(), &directory, "image").at("make", made())?;
         }
         let top = self.top_name();
-        let top_path = path.join(top);
-        match self.driver {
+        let root = match self.driver {
             Driver::Overlay => {
-                mkdir("work", 0o700)?;
-                mkdir(top, 0o755)?;
+                rustix::fs::mkdirat(&directory, "work", Mode::from_raw_mode(0o700)).at("make", made())?;
+                make(0o755, directory.as_fd(), top)?
             }
             Driver::Vfs => {
-                mkdir(top, 0o755)?;
-                let root = open_dir(&top_path).at("open", top_path.display())?;
+                let root = make(0o755, directory.as_fd(), top)?;
                 for layer in layers.iter().chain([&init]) {
                     let layer = open_dir(layer).at("open", layer.display())?;
                     copy_tree(layer.as_fd(), root.as_fd(), CopyOptions { overlay: true })?;
                 }
+                root
             }
             Driver::Btrfs => {
-                let parent = open_dir(&path).at("open", path.display())?;
-                btrfs::snapshot(&tree, parent.as_fd(), top).at("make a snapshot in", path.display())?;
+                btrfs::snapshot(&tree, directory.as_fd(), top).at("make a snapshot for", made())?;
+                rustix::fs::openat(&directory, top, DIR_FLAGS, Mode::empty()).at("open", made())?
             }
-        }
+        };
         let meta = meta.unwrap_or(RootMeta { mode: 0o755, uid: 0, gid: 0 });
-        let top_name = format!("{}/{top}", id.as_str());
         if (meta.uid, meta.gid) != (0, 0) {
             let (uid, gid) = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
-            rustix::fs::chownat(&self.containers, top_name.as_str(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-                .at("change the owner of", top_path.display())?;
+            rustix::fs::fchown(&root, uid, gid).at("change the owner of", made())?;
         }
         // mkdir's mode is subject to the umask.
-        rustix::fs::chmodat(&self.containers, top_name.as_str(), Mode::from_raw_mode(meta.mode), AtFlags::empty())
-            .at("change the mode of", top_path.display())
+        rustix::fs::fchmod(&root, Mode::from_raw_mode(meta.mode)).at("change the mode of", made())
     }
 
     /// The container's file system as a detached mount: move it where it is needed, or read through it.
@@ -153,7 +162,10 @@ impl Store {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 open_tree(CWD, path.join("root"), flags).at("mount", path.join("root").display())
             }
-            Driver::Overlay => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), options),
+            Driver::Overlay => match self.ahead.mount(id, options) {
+                Some(mount) => Ok(mount),
+                None => overlay::mount(&self.lower(id)?, &path.join("upper"), &path.join("work"), options),
+            },
         }
     }
 
@@ -235,6 +247,7 @@ impl Store {
                 holder.removed = true;
                 return Ok(());
             }
+            self.ahead.forget(id);
             self.discard(&self.container_path(id))?;
             let mut index = self.index.write().expect("the index is not poisoned");
             let image = index.containers.remove(id).flatten();

@@ -1,5 +1,6 @@
 //! Opening a store, its directories, and deletion in the background.
 
+use crate::ahead::{Ahead, DIRECTORY as AHEAD};
 use crate::blobs::digest_of_file;
 use crate::btrfs::TREE;
 use crate::config::ImageConfig;
@@ -71,6 +72,7 @@ pub struct Store {
     pub(crate) database: Mutex<Database>,
     pub(crate) containers: OwnedFd,
     pub(crate) holders: Holders,
+    pub(crate) ahead: Ahead,
     pub(crate) partials: Arc<Partials>,
     /// Bytes on disk of layers that were counted.
     pub(crate) layer_blocks: Mutex<HashMap<Digest, u64>>,
@@ -107,7 +109,7 @@ impl Trash {
     }
 }
 
-const DIRECTORIES: [&str; 8] = ["blobs", "blobs/sha256", "layers", "init", "containers", "partial", "staging", "trash"];
+const DIRECTORIES: [&str; 9] = ["blobs", "blobs/sha256", "layers", "init", "containers", AHEAD, "partial", "staging", "trash"];
 
 impl Store {
     /// Opens the store, making it when it is new, and removes what a crash left behind.
@@ -138,6 +140,7 @@ impl Store {
             database: Mutex::new(database),
             containers: open("containers")?,
             holders: Holders::default(),
+            ahead: Ahead::default(),
             layer_blocks: Mutex::new(HashMap::new()),
             partials: Arc::new(Partials::new(root.join("partial"))),
             building: Mutex::new(()),
@@ -261,8 +264,10 @@ impl Store {
 
     /// Removes files without a record, and layers and hidden images that nothing uses.
     fn discard_leftovers(&self) -> Result<()> {
-        for name in self.names_in("staging")? {
-            self.discard(&self.root.join("staging").join(name))?;
+        for directory in ["staging", AHEAD] {
+            for name in self.names_in(directory)? {
+                self.discard(&self.root.join(directory).join(name))?;
+            }
         }
         let hidden: Vec<Digest> = {
             let index = self.index.read().expect("the index is not poisoned");

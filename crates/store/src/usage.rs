@@ -2,6 +2,7 @@
 //!
 //! Layers are never written again, so the blocks of each are counted once in the life of the process.
 
+use crate::ahead::DIRECTORY as AHEAD;
 use crate::blobs::digest_of_file;
 use crate::btrfs::TREE;
 use crate::error::{At, Result};
@@ -100,7 +101,7 @@ impl Store {
             }
             Ok(())
         })?;
-        for (directory, sum) in [("init", 0), ("containers", 1), ("partial", 2), ("staging", 2), ("trash", 2)] {
+        for (directory, sum) in [("init", 0), ("containers", 1), ("partial", 2), ("staging", 2), (AHEAD, 2), ("trash", 2)] {
             let sum = [&mut disk.layers, &mut disk.containers, &mut disk.unfinished].into_iter().nth(sum).expect("one of three");
             self.each_in(directory, &mut |name, dir| {
                 *sum += match directory {
@@ -118,6 +119,7 @@ impl Store {
             "layers",
             "init",
             "containers",
+            AHEAD,
             "partial",
             "staging",
             "trash",
