@@ -7,7 +7,7 @@
 
 use crate::address::{IpNet, LinkName, MacAddress};
 use crate::error::{Error, Result};
-use crate::links::{Inside, Links, configure};
+use crate::links::{Inside, Links, configure, guard_ipv6};
 use crate::netlink::{Batch, Socket, flags};
 use crate::rates::{Rate, shape};
 use crate::rtnetlink::{NEW_LINK, get_link, ifla, interface, look_at, looked_at, or_unsupported, remove_link, without_own_ipv6};
@@ -163,7 +163,8 @@ impl Links {
     fn configure_child(&self, plan: &ChildPlan, namespace: BorrowedFd<'_>, route: BorrowedFd<'_>) -> Result<()> {
         let inside = Inside { name: &plan.container_name, addresses: &plan.addresses, gateways: &plan.gateways };
         let socket = Socket(route);
-        configure(&inside, namespace, &socket)?;
+        guard_ipv6(namespace, &plan.container_name, &plan.addresses)?;
+        configure(&inside, &socket)?;
         match plan.rate.filter(|rate| !rate.is_unlimited()) {
             Some(rate) => shape(&socket, &plan.container_name, rate.egress, rate.ingress, self.group()),
             None => Ok(()),

@@ -200,8 +200,38 @@ impl Links {
     /// Connects a network namespace to a bridge. `route` is a routing socket opened in the namespace.
     pub fn attach(&self, plan: &VethPlan, namespace: BorrowedFd<'_>, route: BorrowedFd<'_>) -> Result<()> {
         self.make_pair(plan, namespace)?;
+        self.finish(plan, route, || guard_ipv6(namespace, &plan.container_name, &plan.addresses))
+    }
+
+    /// The same for a namespace in which nobody is yet. `without_ipv6` is its `net/ipv6/conf/default/disable_ipv6`: that a link
+    /// has no IPv6 from its birth takes no way into the namespace.
+    pub fn attach_first(
+        &self,
+        plan: &VethPlan,
+        namespace: BorrowedFd<'_>,
+        route: BorrowedFd<'_>,
+        without_ipv6: BorrowedFd<'_>,
+    ) -> Result<()> {
+        if has_ipv6(&plan.addresses) {
+            return self.attach(plan, namespace, route);
+        }
+        let set = |value: &str| {
+            let path = "/proc/sys/net/ipv6/conf/default/disable_ipv6".to_owned();
+            let written = rustix::io::pwrite(without_ipv6, value.as_bytes(), 0).map(drop);
+            written.map_err(|errno| Error::File { action: "write", path, source: errno.into() })
+        };
+        set("1")?;
+        let made = self.make_pair(plan, namespace);
+        // The links that the container makes are its own business.
+        let back = set("0");
+        made?;
+        self.finish(plan, route, || back)
+    }
+
+    /// What comes after the pair; all or nothing.
+    fn finish(&self, plan: &VethPlan, route: BorrowedFd<'_>, guard: impl FnOnce() -> Result<()>) -> Result<()> {
         let inside = Inside { name: &plan.container_name, addresses: &plan.addresses, gateways: &plan.gateways };
-        let inside = configure(&inside, namespace, &Socket(route)).and_then(|()| match &plan.rate {
+        let inside = guard().and_then(|()| configure(&inside, &Socket(route))).and_then(|()| match &plan.rate {
             Some(rate) if !rate.is_unlimited() => self.set_rate(&plan.host_name, rate),
             _ => Ok(()),
         });
@@ -443,10 +473,8 @@ fn missing_link_local(addresses: &[IpNet], mac: Option<MacAddress>) -> Option<Ip
 }
 
 /// Inside the container: the link up, its addresses, the default routes.
-pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, socket: &Socket<Fd>) -> Result<()> {
+pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, socket: &Socket<Fd>) -> Result<()> {
     let name = plan.name.as_str();
-    let has_ipv6 = plan.addresses.iter().any(|address| !address.is_ipv4());
-    guard_ipv6(namespace, name, has_ipv6)?;
     let mut batch = Batch::default();
     without_own_ipv6(&mut batch, name);
     batch.begin(NEW_LINK, flags::ACK, "set up", name, &interface(0, 0, true));
@@ -463,11 +491,15 @@ pub(crate) fn configure<Fd: AsFd>(plan: &Inside<'_>, namespace: BorrowedFd<'_>, 
     if batch.is_empty() { Ok(()) } else { socket.request(batch).map(drop) }
 }
 
+fn has_ipv6(addresses: &[IpNet]) -> bool {
+    addresses.iter().any(|address| !address.is_ipv4())
+}
+
 /// A neighbour that may send what it likes could make itself the router of a container, also where the network has no
 /// IPv6: so a link takes no advertisements, or has no IPv6 at all. Routing messages cannot say it.
-fn guard_ipv6(namespace: BorrowedFd<'_>, name: &str, has_ipv6: bool) -> Result<()> {
-    let (file, value) = if has_ipv6 { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
-    without_ipv6_is_fine(write_parameter(namespace, &format!("net/ipv6/conf/{name}/{file}"), value))
+pub(crate) fn guard_ipv6(namespace: BorrowedFd<'_>, name: &LinkName, addresses: &[IpNet]) -> Result<()> {
+    let (file, value) = if has_ipv6(addresses) { ("accept_ra", "0") } else { ("disable_ipv6", "1") };
+    without_ipv6_is_fine(write_parameter(namespace, &format!("net/ipv6/conf/{}/{file}", name.as_str()), value))
 }
 
 fn without_ipv6_is_fine(written: Result<()>) -> Result<()> {

@@ -74,6 +74,9 @@ pub struct NetworkNamespace {
     pub ns: OwnedFd,
     /// A `NETLINK_ROUTE` socket opened inside it.
     pub route: OwnedFd,
+    /// Its `net/ipv6/conf/default/disable_ipv6`, open for writing: what links are born with. Nothing's where the kernel has no
+    /// IPv6.
+    pub new_links_without_ipv6: OwnedFd,
 }
 
 /// Sockets for a resolver that lives in the daemon and is asked from inside a network namespace.
@@ -239,9 +242,9 @@ impl Spawner {
 
     /// A fresh network namespace with `lo` up.
     pub fn network_namespace(&self) -> Result<NetworkNamespace> {
-        let mut fds = self.ask(&[OP_NETWORK_NAMESPACE], &[], 2)?.into_iter();
-        let missing = || Error::Unavailable("the spawner's reply lacks a descriptor".into());
-        Ok(NetworkNamespace { ns: fds.next().ok_or_else(missing)?, route: fds.next().ok_or_else(missing)? })
+        let mut fds = self.ask(&[OP_NETWORK_NAMESPACE], &[], 3)?.into_iter();
+        let mut next = || fds.next().ok_or_else(|| Error::Unavailable("the spawner's reply lacks a descriptor".into()));
+        Ok(NetworkNamespace { ns: next()?, route: next()?, new_links_without_ipv6: next()? })
     }
 
     /// A route socket inside an existing network namespace.
@@ -525,7 +528,7 @@ impl Server {
         let result = (|| {
             naru_sys::net::loopback_up()?;
             free_for_all_users()?;
-            Ok(vec![own_network_namespace()?, open_route_socket()?])
+            Ok(vec![own_network_namespace()?, open_route_socket()?, new_links_without_ipv6()?])
         })();
         self.return_home();
         result
@@ -553,6 +556,14 @@ fn free_for_all_users() -> std::result::Result<(), Errno> {
 
 fn own_network_namespace() -> std::result::Result<OwnedFd, Errno> {
     rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn new_links_without_ipv6() -> std::result::Result<OwnedFd, Errno> {
+    let open = |path: &str| rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    match open("/proc/sys/net/ipv6/conf/default/disable_ipv6") {
+        Err(Errno::NOENT) => open("/dev/null"),
+        opened => opened,
+    }
 }
 
 /// NETLINK_ROUTE is protocol 0, the default.

@@ -41,6 +41,8 @@ pub(super) struct Resolver {
 struct Inside<'a> {
     ns: BorrowedFd<'a>,
     route: BorrowedFd<'a>,
+    /// Of one in which nobody is yet, see [`NetworkNamespace`].
+    without_ipv6: Option<BorrowedFd<'a>>,
 }
 
 impl Networks {
@@ -85,7 +87,8 @@ impl Networks {
         }
         // Ports first: they fail often, links do not.
         self.publish(&view.id, &view.name, network, place, Held::default())?;
-        let inside = Inside { ns: namespace.ns.as_fd(), route: namespace.route.as_fd() };
+        let without_ipv6 = Some(namespace.new_links_without_ipv6.as_fd());
+        let inside = Inside { ns: namespace.ns.as_fd(), route: namespace.route.as_fd(), without_ipv6 };
         for (endpoint, (entry, options, link_local)) in place.endpoints.iter().zip(&joined) {
             self.link(entry, endpoint, options, link_local, &gateways(place, endpoint), &inside)?;
         }
@@ -174,12 +177,16 @@ impl Networks {
                     isolated: !bridge.icc,
                     rate: options.rate,
                 };
-                let attached = self.links.attach(&plan, inside.ns, inside.route);
+                let attach = |plan: &VethPlan| match inside.without_ipv6 {
+                    Some(without_ipv6) => self.links.attach_first(plan, inside.ns, inside.route, without_ipv6),
+                    None => self.links.attach(plan, inside.ns, inside.route),
+                };
+                let attached = attach(&plan);
                 if attached.is_err() && self.links.find(&bridge.name)?.is_none() {
                     // Somebody has deleted the bridge: it is made again.
                     self.mend(entry, Damage::Bridge)?;
                     let plan = VethPlan { bridge: entry.ensure_link(&self.links)?, ..plan };
-                    self.links.attach(&plan, inside.ns, inside.route)?;
+                    attach(&plan)?;
                 } else {
                     attached?;
                 }
@@ -286,7 +293,7 @@ impl Networks {
         }
         let ns = namespace_of(pid)?;
         let route = spawner.route_socket(ns.as_fd())?;
-        let inside = Inside { ns: ns.as_fd(), route: route.as_fd() };
+        let inside = Inside { ns: ns.as_fd(), route: route.as_fd(), without_ipv6: None };
         for endpoint in &lost {
             self.unlink(endpoint, &inside);
         }
@@ -324,7 +331,7 @@ impl Networks {
         let entry = self.usable(attachment)?;
         let ns = namespace_of(pid)?;
         let route = spawner.route_socket(ns.as_fd())?;
-        let inside = Inside { ns: ns.as_fd(), route: route.as_fd() };
+        let inside = Inside { ns: ns.as_fd(), route: route.as_fd(), without_ipv6: None };
         let endpoint = self.take_endpoint(&entry, view, attachment, &options, place)?;
         let mut new = place.clone();
         new.endpoints.push(endpoint.clone());
@@ -351,7 +358,7 @@ impl Networks {
         let endpoint = new.endpoints.remove(at);
         let ns = namespace_of(pid)?;
         let route = spawner.route_socket(ns.as_fd())?;
-        let inside = Inside { ns: ns.as_fd(), route: route.as_fd() };
+        let inside = Inside { ns: ns.as_fd(), route: route.as_fd(), without_ipv6: None };
         self.unlink(&endpoint, &inside);
         self.lead(view, place, &mut new, &inside)?;
         if let Ok(entry) = self.find(network) {
