@@ -239,8 +239,8 @@ pub(crate) struct Birth {
     pub view: View,
     /// A live run to take up: the connection to its monitor.
     pub watch: Option<UnixStream>,
-    /// A start that is expected in a moment.
-    pub ready: Option<ready::Ready>,
+    /// Its start is expected in a moment.
+    pub to_start: bool,
 }
 
 /// Starts the actor of a container and returns its handle.
@@ -259,7 +259,7 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
         watch: birth.watch.map(monitor::subscribe),
         leaving: None,
         waiting_attach: Vec::new(),
-        ready: birth.ready,
+        ready: None,
         stop_waiters: Vec::new(),
         stopping: false,
         kill_at: None,
@@ -269,7 +269,13 @@ pub(crate) fn spawn(engine: Arc<Inner>, birth: Birth) -> Arc<Container> {
     if running {
         actor.begin_health();
     }
-    tokio::spawn(actor.run(queue));
+    tokio::spawn(async move {
+        // Not before whoever makes it has been answered: a task of a worker that is busy with the answer comes after it.
+        if birth.to_start {
+            actor.make_ready();
+        }
+        actor.run(queue).await;
+    });
     container
 }
 
@@ -428,7 +434,13 @@ impl Actor {
             }
             Command::Attach { name, streams, reply } => {
                 let result = self.attach(&name, streams).await;
+                let waits = result.is_ok() && !self.waiting_attach.is_empty();
                 reply.send(result).ok();
+                if waits {
+                    // The answer first.
+                    tokio::task::yield_now().await;
+                    self.make_ready();
+                }
             }
             Command::Resize { rows, columns, reply } => {
                 let result = self.resize(rows, columns).await;

@@ -150,6 +150,11 @@ impl Db {
         Ok((Db { jobs }, loaded))
     }
 
+    fn queue(&self, write: Write, lazy: bool) {
+        // The writer only ends with the process.
+        self.jobs.send(Job { write, done: None, lazy }).ok();
+    }
+
     async fn commit(&self, write: Write) -> Result<()> {
         let (done, answer) = oneshot::channel();
         self.jobs.send(Job { write, done: Some(done), lazy: false }).map_err(|_| EngineError::Gone("the state database"))?;
@@ -168,14 +173,17 @@ impl Db {
 
     /// Queues a changed state; a `lazy` one is also told by a live monitor.
     pub fn put_state(&self, id: &str, state: String, run: Option<String>, lazy: bool) {
-        let write = Write::PutState { id: id.to_owned(), state, run };
-        // The writer only ends with the process.
-        self.jobs.send(Job { write, done: None, lazy }).ok();
+        self.queue(Write::PutState { id: id.to_owned(), state, run }, lazy);
     }
 
     /// Forgets a container; committed when this returns.
     pub async fn delete_container(&self, id: &str) -> Result<()> {
         self.commit(Write::DeleteContainer { id: id.to_owned() }).await
+    }
+
+    /// Queues that a container is forgotten which the next start of a daemon would forget as well.
+    pub fn forget_container(&self, id: &str) {
+        self.queue(Write::DeleteContainer { id: id.to_owned() }, true);
     }
 
     /// Stores a volume; committed when this returns.
@@ -281,8 +289,9 @@ fn write_all(mut connection: Connection, reserve: &Reserve, queue: &mpsc::Receiv
 
 fn transact(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for job in jobs {
+    for (at, job) in jobs.iter().enumerate() {
         match &job.write {
+            Write::PutState { id, .. } if is_deleted(id, &jobs[at..]) => 0,
             Write::PutContainer { id, created, spec, state } => transaction
                 .prepare_cached("INSERT OR REPLACE INTO containers VALUES(?1, ?2, ?3, ?4, NULL)")?
                 .execute(params![id, created, spec, state])?,
@@ -306,6 +315,11 @@ fn transact(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// Whether a container's row goes in these writes: its state until then is not worth a page.
+fn is_deleted(container: &str, jobs: &[Job]) -> bool {
+    jobs.iter().any(|job| matches!(&job.write, Write::DeleteContainer { id } if id == container))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,6 +335,9 @@ mod tests {
         db.put_state("a", "s0.5".into(), None, true);
         db.put_state("a", "s1".into(), Some("run".into()), false);
         db.delete_container("b").await.unwrap();
+        db.put_container("c", 3, "spec".into(), "s0".into()).await.unwrap();
+        db.put_state("c", "s1".into(), None, true);
+        db.forget_container("c");
         db.put_volume("v", "{}".into()).await.unwrap();
         let (_, loaded) = Db::open(&path).unwrap();
         let [row] = &loaded.containers[..] else { panic!("one container") };

@@ -24,7 +24,7 @@ use naru_runtime::selinux;
 use naru_runtime::spawner::{AttachStream, Loaded, NetworkNamespace, Pending, Preparation, Rootfs, RuntimeKind, StartRequest};
 use naru_runtime::spec::{Device, Resources};
 use naru_store::MountOptions;
-use naru_types::ContainerId;
+use naru_types::{ContainerId, Digest};
 use rustix::fs::{FileType, Mode, OFlags, major, minor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,6 +148,18 @@ pub(crate) fn warm_up(engine: &Inner) {
     }
 }
 
+/// The image of a container that is thrown away: who runs one so mostly does so again.
+fn image_run_again(spec: &ContainerSpec) -> Option<Digest> {
+    spec.image.clone().filter(|_| spec.auto_remove && spec.security.labels().1.is_none())
+}
+
+fn make_ahead(engine: &Inner, image: Option<&Digest>) {
+    // It may have been removed meanwhile, and without it the next one only takes longer.
+    if let Some(Err(error)) = image.map(|image| engine.store.make_ahead(image)) {
+        tracing::debug!(error = crate::chain(&error), "cannot make the next container's files ahead of use");
+    }
+}
+
 /// Starts the container, perhaps from what was prepared for it, and waits until its program runs.
 pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Prepared>, attach: Vec<AttachStream>) -> Result<Launched> {
     let (owner, job_view) = (Arc::clone(engine), view.clone());
@@ -160,11 +172,14 @@ pub(crate) async fn launch(engine: &Arc<Inner>, view: &View, prepared: Option<Pr
     let outcome = first_event(control, &engine.run_directory(&view.id)).await;
     match outcome {
         Ok((pid, at, watch)) => {
-            let owner = Arc::clone(engine);
+            let (owner, image) = (Arc::clone(engine), image_run_again(&view.spec));
             tokio::spawn(async move {
                 tokio::time::sleep(BEHIND).await;
                 owner.networks.plan_shortcuts();
-                tokio::task::spawn_blocking(move || warm_up(&owner));
+                tokio::task::spawn_blocking(move || {
+                    warm_up(&owner);
+                    make_ahead(&owner, image.as_ref());
+                });
             });
             Ok(Launched { run, pid, at, watch })
         }

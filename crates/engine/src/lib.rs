@@ -39,7 +39,6 @@ pub use launch::Run;
 pub use naru_net::{FIREWALLD_CHAIN, MARK as PACKET_MARK};
 pub use oci::parse_device_rule;
 
-use container::ready::Ready;
 use container::{Birth, Container, View};
 use db::Db;
 use events::{EventBus, ObjectKind};
@@ -56,7 +55,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::oneshot;
 use volumes::{Volume, Volumes};
 
 /// Another OCI runtime.
@@ -567,13 +565,12 @@ impl Inner {
         let state = serde_json::to_string(&view.state).expect("states are plain data");
         let nanoseconds = i64::try_from(created.as_nanosecond()).unwrap_or(i64::MAX);
         // At the same time: after a crash a row without files can be removed, and files without a row have no owner.
-        let (files, ready) = self.make_files(&view, to_start && launch::stands_alone(&view.spec));
+        let (owner, files_of) = (Arc::clone(self), view.clone());
+        let files =
+            tokio::task::spawn_blocking(move || owner.make_log_directory(&files_of.id).and_then(|()| owner.prepare_files(&files_of)));
         let (stored, filled) = tokio::join!(self.db.put_container(id.as_str(), nanoseconds, json, state), files);
         let made = stored.and(filled.map_err(|_| EngineError::Gone("the thread that makes containers")).flatten());
         if let Err(error) = made {
-            if let Some(ready) = ready {
-                ready.take_back().await;
-            }
             launch::delete(self, &view, true).await.ok();
             launch::delete_rest(self, id);
             // On a full disk neither the one nor the other is written; the first error tells why.
@@ -582,26 +579,10 @@ impl Inner {
             }
             return Err(error);
         }
-        let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None, ready });
+        let container = container::spawn(Arc::clone(self), Birth { view: view.clone(), watch: None, to_start });
         self.registry_mut().by_id.insert(id.clone(), container);
         self.container_event(&view, "create", &[]);
         Ok(Created { id: id.clone(), warnings: vec![] })
-    }
-
-    /// Makes the container's files, and after them a start of it that is expected.
-    fn make_files(self: &Arc<Self>, view: &View, to_start: bool) -> (oneshot::Receiver<Result<()>>, Option<Ready>) {
-        let (done, files) = oneshot::channel();
-        let (engine, view) = (Arc::clone(self), view.clone());
-        let make = move || {
-            let made = engine.make_log_directory(&view.id).and_then(|()| engine.prepare_files(&view));
-            let goes_on = to_start && made.is_ok();
-            // Who asked may have gone; what is made then, the next start of the daemon finds.
-            done.send(made).ok();
-            let opened = goes_on.then(|| launch::open(&engine, &view).ok()).flatten();
-            launch::prepare(&engine, &view, opened?).ok()
-        };
-        let job = tokio::task::spawn_blocking(make);
-        (files, to_start.then(|| Ready::new(job)))
     }
 
     fn make_log_directory(&self, id: &ContainerId) -> Result<()> {

@@ -2,8 +2,9 @@
 //!
 //! `docker run` creates, attaches, waits and then starts; while the client is busy with its next request there is time for most
 //! of a start: all but the program. Whoever attaches to a container that does not run is about to start it, and so is who
-//! creates one that goes with its end and wants its output, for whom it begins beside the creation. What is prepared is used by
-//! the next start, and taken back when something changes that it was made from, or when no start comes for [`PATIENCE`].
+//! creates one that goes with its end and wants its output. It begins when they have been answered: on a machine whose processors
+//! are all busy an answer would come after it, and the client with it. What is prepared is used by the next start, and taken back
+//! when something changes that it was made from, or when no start comes for [`PATIENCE`].
 
 use super::{Actor, Command};
 use crate::launch::{self, Prepared};

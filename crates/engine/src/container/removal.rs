@@ -39,13 +39,19 @@ impl Actor {
             task.abort();
         }
         self.waiting_attach.clear();
-        // At the same time: files without a row have no owner after a crash, and a row whose files stay is put back.
-        let files = launch::delete(&self.engine, &self.view, volumes);
-        let (files, row) = tokio::join!(files, self.engine.db.delete_container(self.view.id.as_str()));
-        if let (Err(_), Ok(())) = (&files, &row) {
-            self.store_again().await?;
+        let (files, id) = (launch::delete(&self.engine, &self.view, volumes), self.view.id.as_str());
+        if self.view.spec.auto_remove {
+            files.await?;
+            // Whose row is still there after a crash does not run, and goes with that.
+            self.engine.db.forget_container(id);
+        } else {
+            // At the same time: files without a row have no owner after a crash, and a row whose files stay is put back.
+            let (files, row) = tokio::join!(files, self.engine.db.delete_container(id));
+            if let (Err(_), Ok(())) = (&files, &row) {
+                self.store_again().await?;
+            }
+            files.and(row)?;
         }
-        files.and(row)?;
         self.engine.forget(&self.view.id, &self.view.name);
         self.emit("destroy", &[]);
         self.view.removed = true;

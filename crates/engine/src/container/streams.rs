@@ -35,7 +35,6 @@ impl Actor {
                     stdout: streams.stdout,
                     stderr: streams.stderr,
                 });
-                self.make_ready();
                 Ok(ours)
             }
         }
