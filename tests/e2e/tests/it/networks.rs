@@ -375,6 +375,20 @@ fn ports_lead_in_wherever_the_container_is() {
     assert!(taken.contains("port is already allocated") && taken.contains(&server.1), "{taken}");
 }
 
+/// A link where the network has no IPv6 has none; one where it has takes no router advertisements. What the container makes
+/// itself is its own business.
+#[test]
+fn links_have_ipv6_where_their_network_has() {
+    let daemon = shared();
+    let net = Net::new(daemon, &["--ipv6"]);
+    let said = |network: &str| {
+        let script = "cd /proc/sys/net/ipv6/conf; for i in eth0 default lo; do cat $i/disable_ipv6; done; cat eth0/accept_ra";
+        daemon.ok(&["run", "--rm", "--network", network, BOX, "sh", "-c", script]).replace('\n', " ")
+    };
+    assert!(said("bridge").starts_with("1 0 0 "), "{}", said("bridge"));
+    assert_eq!(said(&net.1), "0 0 0 0");
+}
+
 #[test]
 fn ipv6_works_out_of_the_box() {
     let daemon = shared();
