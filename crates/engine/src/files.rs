@@ -122,7 +122,10 @@ impl Engine {
     pub async fn changes(&self, reference: &str) -> Result<Vec<Change>> {
         let view = self.find(reference)?.view();
         let inner = Arc::clone(&self.0);
-        let job = move || Ok(inner.store.changes(&view.id, None)?);
+        let job = move || {
+            let _held = inner.store.hold(&view.id)?;
+            Ok(inner.store.changes(&view.id, None)?)
+        };
         tokio::task::spawn_blocking(job).await.map_err(|_| EngineError::Gone("the thread that compares files"))?
     }
 
