@@ -48,7 +48,7 @@ pub struct Run {
 }
 
 /// How long what nobody waits for is put off: processes that have just begun and clients that have just been answered come first.
-const BEHIND: Duration = Duration::from_millis(20);
+const BEHIND: Duration = Duration::from_millis(8);
 
 /// Name of the file in the run directory that holds the [`Run`].
 const RUN_FILE: &str = "run.json";

@@ -323,7 +323,7 @@ impl Drop for Store {
 }
 
 /// How long the deletion of what was discarded is put off.
-const BEHIND: Duration = Duration::from_millis(20);
+const BEHIND: Duration = Duration::from_millis(8);
 /// Old partial blobs are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(60 * 60);
 

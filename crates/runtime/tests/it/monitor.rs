@@ -461,15 +461,28 @@ pub fn held() {
 }
 
 /// The end of a container that is not started again is told first; the end of the connection says that everything has gone.
+/// Only where nobody hears of it is it written down.
 pub fn thrown_away() {
     let mut running = shell("exit 3").with(|builder| builder.throwaway = true).start();
     let mut code = None;
     while let Some(event) = running.event() {
         if let Event::Exited(record) = event {
-            assert_eq!(naru_runtime::monitor::read_exit_record(&running.directory).unwrap(), Some(record.clone()));
+            assert_eq!(naru_runtime::monitor::read_exit_record(&running.directory).unwrap(), None);
             code = Some(record.code);
         }
     }
     assert_eq!(code, Some(3));
     assert!(!running.cgroup().exists() && !running.directory.join("monitor.sock").exists());
+
+    let mut unheard = shell("read word; exit 4")
+        .with(|builder| {
+            builder.throwaway = true;
+            builder.stdin = true;
+        })
+        .start();
+    unheard.watch.shutdown(std::net::Shutdown::Both).unwrap();
+    unheard.write("go\n");
+    until("gone", || !unheard.directory.join("monitor.sock").exists());
+    assert_eq!(naru_runtime::monitor::read_exit_record(&unheard.directory).unwrap().map(|record| record.code), Some(4));
+    assert!(!unheard.cgroup().exists());
 }

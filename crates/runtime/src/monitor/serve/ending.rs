@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_secs(10);
 /// How long the end of what is thrown away comes behind the news of it: on a machine whose processors are all busy, who hears
 /// them would wait for this process.
-const BEHIND: Duration = Duration::from_millis(5);
+const BEHIND: Duration = Duration::from_millis(3);
 
 impl Monitor {
     /// Everything is put away before anyone hears of the end, so that the container can be started again at once; of one that
